@@ -1,0 +1,207 @@
+package series
+
+import (
+	"bytes"
+	"encoding/binary"
+	"hash/maphash"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// pairID names an interned label pair within one dict, until it is released.
+type pairID uint32
+
+// A pair is one interned name="value" in packed form. Its bytes lie in the
+// dict's arena, so a pair holds no pointer.
+type pair struct {
+	off    uint32 // in the arena, in units of arenaAlign
+	size   uint32 // of the packed bytes
+	refs   uint32 // label positions of slots that hold it
+	nameAt uint8  // where the name begins in the packed bytes
+	plain  bool   // legacy name and a value without \, " and newline
+	stable uint64 // unkeyed hash, the same in every process: see Query.Shard
+}
+
+const (
+	arenaChunk = 1 << 20
+	arenaAlign = 4
+)
+
+// A dict interns label pairs. Its zero value is not usable: see newDict.
+// Changes need the store's structure lock; reads its read lock.
+type dict struct {
+	seed    maphash.Seed
+	pairs   []pair
+	free    []pairID
+	index   table
+	chunks  [][]byte // arena; a chunk is arenaChunk long or holds one large pair
+	base    []uint32 // where each chunk begins, in units of arenaAlign
+	tail    int      // bytes used of the last chunk
+	live    int      // bytes of pairs with refs
+	garbage int      // bytes of released pairs
+}
+
+func newDict(seed maphash.Seed) *dict { return &dict{seed: seed} }
+
+// AppendPair appends one label pair in the packed form in which the store
+// interns pairs and takes label sets:
+//
+//	0x0a len 0x0a len(name) name 0x12 len(value) value
+//
+// with varint lengths. It is the form in which a remote-write request and the
+// protobuf exposition hold a label, so that neither has to convert one.
+func AppendPair(dst []byte, name, value string) []byte {
+	n := 2 + uvarintLen(len(name)) + len(name) + uvarintLen(len(value)) + len(value)
+	dst = append(dst, 0x0a)
+	dst = binary.AppendUvarint(dst, uint64(n))
+	dst = append(dst, 0x0a)
+	dst = binary.AppendUvarint(dst, uint64(len(name)))
+	dst = append(dst, name...)
+	dst = append(dst, 0x12)
+	dst = binary.AppendUvarint(dst, uint64(len(value)))
+	return append(dst, value...)
+}
+
+func uvarintLen(n int) int {
+	l := 1
+	for ; n >= 0x80; n >>= 7 {
+		l++
+	}
+	return l
+}
+
+// splitPair returns the parts of a packed pair that AppendPair (or a walker that
+// accepts only its form) has made. They alias p.
+func splitPair(p []byte) (name, value []byte) {
+	_, n := binary.Uvarint(p[1:])
+	i := 1 + n + 1
+	nl, n := binary.Uvarint(p[i:])
+	i += n
+	name = p[i : i+int(nl)]
+	i += int(nl) + 1
+	_, n = binary.Uvarint(p[i:])
+	return name, p[i+n:]
+}
+
+// hashPair is the keyed hash of a packed pair.
+func (d *dict) hashPair(p []byte) uint64 { return maphash.Bytes(d.seed, p) }
+
+// bytes returns the packed form of an interned pair. It stays valid and
+// unchanged while the caller holds the store's read lock.
+func (d *dict) bytes(id pairID) []byte {
+	p := &d.pairs[id]
+	c, off := d.locate(p.off)
+	return d.chunks[c][off : off+int(p.size) : off+int(p.size)]
+}
+
+// locate finds the chunk of an arena offset. Chunks are equally long but for
+// those of large pairs, so the guess is nearly always right.
+func (d *dict) locate(off uint32) (chunk, at int) {
+	c := min(int(off/(arenaChunk/arenaAlign)), len(d.base)-1)
+	for d.base[c] > off {
+		c--
+	}
+	for c+1 < len(d.base) && d.base[c+1] <= off {
+		c++
+	}
+	return c, int(off-d.base[c]) * arenaAlign
+}
+
+// lookup returns the id of a packed pair.
+func (d *dict) lookup(hash uint64, p []byte) (pairID, bool) {
+	id, ok := d.index.find(hash, func(id uint32) bool { return bytes.Equal(d.bytes(pairID(id)), p) })
+	return pairID(id), ok
+}
+
+// intern returns the id of a packed pair, adding it with no references if it is
+// new. p is copied.
+func (d *dict) intern(hash uint64, p []byte) pairID {
+	if id, ok := d.lookup(hash, p); ok {
+		return id
+	}
+	name, value := splitPair(p)
+	e := pair{
+		off:    d.place(p),
+		size:   uint32(len(p)),
+		nameAt: uint8(len(p) - len(value) - uvarintLen(len(value)) - 1 - len(name)),
+		plain:  IsLegacyName(name) && bytes.IndexByte(name, ':') < 0 && !bytes.ContainsAny(value, "\\\"\n"),
+		stable: xxhash.Sum64(p),
+	}
+	var id pairID
+	if n := len(d.free); n > 0 {
+		id, d.free = d.free[n-1], d.free[:n-1]
+		d.pairs[id] = e
+	} else {
+		id = pairID(len(d.pairs))
+		d.pairs = append(d.pairs, e)
+	}
+	d.live += len(p)
+	d.index.insert(hash, uint32(id), d.rehash)
+	return id
+}
+
+func (d *dict) rehash(id uint32) uint64 { return d.hashPair(d.bytes(pairID(id))) }
+
+func (d *dict) place(p []byte) uint32 {
+	if last := len(d.chunks) - 1; last < 0 || d.tail+len(p) > len(d.chunks[last]) {
+		size := uint32(0)
+		if last >= 0 {
+			size = d.base[last] + uint32((len(d.chunks[last])+arenaAlign-1)/arenaAlign)
+		}
+		d.chunks = append(d.chunks, make([]byte, max(arenaChunk, len(p))))
+		d.base = append(d.base, size)
+		d.tail = 0
+	}
+	last := len(d.chunks) - 1
+	off := d.base[last] + uint32(d.tail/arenaAlign)
+	copy(d.chunks[last][d.tail:], p)
+	d.tail += (len(p) + arenaAlign - 1) &^ (arenaAlign - 1)
+	return off
+}
+
+// release drops one reference; the last one frees the pair.
+func (d *dict) release(id pairID) {
+	p := &d.pairs[id]
+	if p.refs--; p.refs == 0 {
+		d.drop(id)
+	}
+}
+
+// drop frees a pair without references.
+func (d *dict) drop(id pairID) {
+	p := &d.pairs[id]
+	d.index.remove(d.rehash(uint32(id)), uint32(id), d.rehash)
+	d.live -= int(p.size)
+	d.garbage += int(p.size)
+	p.size = 0
+	d.free = append(d.free, id)
+}
+
+// compact copies the live pairs to a new arena if released ones fill most of
+// the old one. Ids stay.
+func (d *dict) compact() {
+	if d.garbage < arenaChunk || d.garbage < d.live {
+		return
+	}
+	old := *d
+	d.chunks, d.base, d.tail, d.garbage = nil, nil, 0, 0
+	for i := range d.pairs {
+		if d.pairs[i].size > 0 {
+			d.pairs[i].off = d.place(old.bytes(pairID(i)))
+		}
+	}
+}
+
+// IsLegacyName reports whether s is a metric name of the character set that
+// Prometheus had before UTF-8 names: [a-zA-Z_:][a-zA-Z0-9_:]*. Label names
+// further exclude the colon.
+func IsLegacyName[T string | []byte](s T) bool {
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c == '_' || c == ':' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || i > 0 && '0' <= c && c <= '9' {
+			continue
+		}
+		return false
+	}
+	return len(s) > 0
+}
