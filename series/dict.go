@@ -17,14 +17,24 @@ type pair struct {
 	off    uint32 // in the arena, in units of arenaAlign
 	size   uint32 // of the packed bytes
 	refs   uint32 // label positions of slots that hold it
-	nameAt uint8  // where the name begins in the packed bytes
-	plain  bool   // legacy name and a value without \, " and newline
+	flags  pairFlags
 	stable uint64 // unkeyed hash, the same in every process: see Query.Shard
 }
 
+type pairFlags uint8
+
 const (
-	arenaChunk = 1 << 20
-	arenaAlign = 4
+	pairPlain    pairFlags = 1 << iota // legacy label name, and a value without \\, " and newline
+	pairName                           // __name__
+	pairInstance                       // instance
+	pairBound                          // le or quantile: not part of what tells metrics of a family apart
+)
+
+const (
+	chunkBits  = 20
+	arenaChunk = 1 << chunkBits
+	alignBits  = 2
+	maxPair    = arenaChunk / 2
 )
 
 // A dict interns label pairs. Its zero value is not usable: see newDict.
@@ -34,8 +44,7 @@ type dict struct {
 	pairs   []pair
 	free    []pairID
 	index   table
-	chunks  [][]byte // arena; a chunk is arenaChunk long or holds one large pair
-	base    []uint32 // where each chunk begins, in units of arenaAlign
+	chunks  [][]byte // the arena, in pieces of arenaChunk bytes
 	tail    int      // bytes used of the last chunk
 	live    int      // bytes of pairs with refs
 	garbage int      // bytes of released pairs
@@ -50,7 +59,9 @@ func newDict(seed maphash.Seed) *dict { return &dict{seed: seed} }
 //
 // with varint lengths. It is the form in which a remote-write request and the
 // protobuf exposition hold a label, so that neither has to convert one.
-func AppendPair(dst []byte, name, value string) []byte {
+func AppendPair(dst []byte, name, value string) []byte { return appendPair(dst, name, value) }
+
+func appendPair[T string | []byte](dst []byte, name, value T) []byte {
 	n := 2 + uvarintLen(len(name)) + len(name) + uvarintLen(len(value)) + len(value)
 	dst = append(dst, 0x0a)
 	dst = binary.AppendUvarint(dst, uint64(n))
@@ -87,45 +98,41 @@ func splitPair(p []byte) (name, value []byte) {
 func (d *dict) hashPair(p []byte) uint64 { return maphash.Bytes(d.seed, p) }
 
 // bytes returns the packed form of an interned pair. It stays valid and
-// unchanged while the caller holds the store's read lock.
+// unchanged while the caller holds the store's structure lock.
 func (d *dict) bytes(id pairID) []byte {
 	p := &d.pairs[id]
-	c, off := d.locate(p.off)
-	return d.chunks[c][off : off+int(p.size) : off+int(p.size)]
-}
-
-// locate finds the chunk of an arena offset. Chunks are equally long but for
-// those of large pairs, so the guess is nearly always right.
-func (d *dict) locate(off uint32) (chunk, at int) {
-	c := min(int(off/(arenaChunk/arenaAlign)), len(d.base)-1)
-	for d.base[c] > off {
-		c--
-	}
-	for c+1 < len(d.base) && d.base[c+1] <= off {
-		c++
-	}
-	return c, int(off-d.base[c]) * arenaAlign
+	at := uint64(p.off) << alignBits
+	i := at & (arenaChunk - 1)
+	return d.chunks[at>>chunkBits][i : i+uint64(p.size)]
 }
 
 // lookup returns the id of a packed pair.
 func (d *dict) lookup(hash uint64, p []byte) (pairID, bool) {
-	id, ok := d.index.find(hash, func(id uint32) bool { return bytes.Equal(d.bytes(pairID(id)), p) })
+	id, ok := d.index.find(uint32(hash), func(id uint32) bool { return bytes.Equal(d.bytes(pairID(id)), p) })
 	return pairID(id), ok
 }
 
-// intern returns the id of a packed pair, adding it with no references if it is
-// new. p is copied.
+// intern returns the id of a packed pair of at most maxPair bytes, adding it
+// with no references if it is new. p is copied.
 func (d *dict) intern(hash uint64, p []byte) pairID {
 	if id, ok := d.lookup(hash, p); ok {
 		return id
 	}
+	e := pair{off: d.place(p), size: uint32(len(p)), stable: xxhash.Sum64(p)}
 	name, value := splitPair(p)
-	e := pair{
-		off:    d.place(p),
-		size:   uint32(len(p)),
-		nameAt: uint8(len(p) - len(value) - uvarintLen(len(value)) - 1 - len(name)),
-		plain:  IsLegacyName(name) && bytes.IndexByte(name, ':') < 0 && !bytes.ContainsAny(value, "\\\"\n"),
-		stable: xxhash.Sum64(p),
+	if IsLegacyName(name) && bytes.IndexByte(name, ':') < 0 && !bytes.ContainsAny(value, "\\\"\n") {
+		e.flags |= pairPlain
+	}
+	switch string(name) {
+	case "__name__":
+		e.flags |= pairName
+		// One shard for all series of a histogram: its suffixes do not count.
+		e.stable = xxhash.Sum64String(baseName(string(value)))
+	case "instance":
+		e.flags |= pairInstance
+	case "le", "quantile":
+		e.flags |= pairBound
+		e.stable = 0
 	}
 	var id pairID
 	if n := len(d.free); n > 0 {
@@ -136,41 +143,29 @@ func (d *dict) intern(hash uint64, p []byte) pairID {
 		d.pairs = append(d.pairs, e)
 	}
 	d.live += len(p)
-	d.index.insert(hash, uint32(id), d.rehash)
+	d.index.insert(uint32(hash), uint32(id))
 	return id
 }
 
-func (d *dict) rehash(id uint32) uint64 { return d.hashPair(d.bytes(pairID(id))) }
-
 func (d *dict) place(p []byte) uint32 {
-	if last := len(d.chunks) - 1; last < 0 || d.tail+len(p) > len(d.chunks[last]) {
-		size := uint32(0)
-		if last >= 0 {
-			size = d.base[last] + uint32((len(d.chunks[last])+arenaAlign-1)/arenaAlign)
-		}
-		d.chunks = append(d.chunks, make([]byte, max(arenaChunk, len(p))))
-		d.base = append(d.base, size)
+	if len(d.chunks) == 0 || d.tail+len(p) > arenaChunk {
+		d.chunks = append(d.chunks, make([]byte, arenaChunk))
 		d.tail = 0
 	}
 	last := len(d.chunks) - 1
-	off := d.base[last] + uint32(d.tail/arenaAlign)
-	copy(d.chunks[last][d.tail:], p)
-	d.tail += (len(p) + arenaAlign - 1) &^ (arenaAlign - 1)
-	return off
+	at := d.tail
+	copy(d.chunks[last][at:], p)
+	d.tail = (at + len(p) + 1<<alignBits - 1) &^ (1<<alignBits - 1)
+	return uint32(last<<(chunkBits-alignBits) | at>>alignBits)
 }
 
 // release drops one reference; the last one frees the pair.
 func (d *dict) release(id pairID) {
 	p := &d.pairs[id]
-	if p.refs--; p.refs == 0 {
-		d.drop(id)
+	if p.refs--; p.refs > 0 {
+		return
 	}
-}
-
-// drop frees a pair without references.
-func (d *dict) drop(id pairID) {
-	p := &d.pairs[id]
-	d.index.remove(d.rehash(uint32(id)), uint32(id), d.rehash)
+	d.index.remove(uint32(d.hashPair(d.bytes(id))), uint32(id))
 	d.live -= int(p.size)
 	d.garbage += int(p.size)
 	p.size = 0
@@ -184,10 +179,11 @@ func (d *dict) compact() {
 		return
 	}
 	old := *d
-	d.chunks, d.base, d.tail, d.garbage = nil, nil, 0, 0
+	d.chunks, d.tail, d.garbage = nil, 0, 0
 	for i := range d.pairs {
-		if d.pairs[i].size > 0 {
-			d.pairs[i].off = d.place(old.bytes(pairID(i)))
+		p := d.pairs[i] // place must not see the new offset before it has copied
+		if p.size > 0 {
+			d.pairs[i].off = d.place(old.chunks[p.off>>(chunkBits-alignBits)][p.off<<alignBits&(arenaChunk-1):][:p.size])
 		}
 	}
 }

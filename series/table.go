@@ -1,31 +1,28 @@
 package series
 
-// A table is a set of 32-bit ids found by a 64-bit keyed hash. It keeps 32 bits
-// of the hash beside each id; the caller decides equality, exactly, by looking
-// at what the id stands for. It holds no pointers but its array: 8 bytes an
-// entry at a load between 3/8 and 3/4.
+// A table is a set of 32-bit ids found by a 32-bit keyed hash, which it keeps
+// beside each id, so that it can grow by itself. Hashes may collide: the caller
+// decides equality, exactly, by looking at what the id stands for. It holds no
+// pointers but its array: 8 bytes an entry at a load between 3/8 and 3/4.
 //
 // Not safe for concurrent changes; concurrent reads are fine.
 type table struct {
-	entries []uint64 // tag<<32 | id+1; 0 is empty
+	entries []uint64 // hash<<32 | id+1; 0 is empty
 	used    int
 }
 
-func tagOf(hash uint64) uint32 { return uint32(hash >> 32) }
-
 // find returns the id under hash that eq accepts.
-func (t *table) find(hash uint64, eq func(id uint32) bool) (uint32, bool) {
+func (t *table) find(hash uint32, eq func(id uint32) bool) (uint32, bool) {
 	if len(t.entries) == 0 {
 		return 0, false
 	}
-	mask := uint64(len(t.entries) - 1)
-	tag := tagOf(hash)
+	mask := uint32(len(t.entries) - 1)
 	for i := hash & mask; ; i = (i + 1) & mask {
 		e := t.entries[i]
 		if e == 0 {
 			return 0, false
 		}
-		if uint32(e>>32) == tag {
+		if uint32(e>>32) == hash {
 			if id := uint32(e) - 1; eq(id) {
 				return id, true
 			}
@@ -33,41 +30,39 @@ func (t *table) find(hash uint64, eq func(id uint32) bool) (uint32, bool) {
 	}
 }
 
-// insert adds id, which must not be there. rehash returns the full hash of an
-// id already held; it is asked when the table grows.
-func (t *table) insert(hash uint64, id uint32, rehash func(id uint32) uint64) {
+// insert adds id, which must not be there.
+func (t *table) insert(hash, id uint32) {
 	if (t.used+1)*4 > len(t.entries)*3 {
-		t.resize(max(16, len(t.entries)*2), rehash)
+		t.resize(max(16, len(t.entries)*2))
 	}
-	t.put(hash, id)
+	t.put(uint64(hash)<<32 | uint64(id+1))
 	t.used++
 }
 
-func (t *table) put(hash uint64, id uint32) {
-	mask := uint64(len(t.entries) - 1)
-	i := hash & mask
+func (t *table) put(e uint64) {
+	mask := uint32(len(t.entries) - 1)
+	i := uint32(e>>32) & mask
 	for t.entries[i] != 0 {
 		i = (i + 1) & mask
 	}
-	t.entries[i] = uint64(tagOf(hash))<<32 | uint64(id+1)
+	t.entries[i] = e
 }
 
 // remove takes id out, closing the gap so that no tombstones pile up. A table
 // that is mostly empty afterwards shrinks.
-func (t *table) remove(hash uint64, id uint32, rehash func(id uint32) uint64) {
+func (t *table) remove(hash, id uint32) {
 	if len(t.entries) == 0 {
 		return
 	}
-	mask := uint64(len(t.entries) - 1)
+	mask := uint32(len(t.entries) - 1)
 	i := hash & mask
-	for uint32(t.entries[i])-1 != id || uint32(t.entries[i]>>32) != tagOf(hash) {
+	for want := uint64(hash)<<32 | uint64(id+1); t.entries[i] != want; i = (i + 1) & mask {
 		if t.entries[i] == 0 {
 			return
 		}
-		i = (i + 1) & mask
 	}
 	for j := (i + 1) & mask; t.entries[j] != 0; j = (j + 1) & mask {
-		home := rehash(uint32(t.entries[j])-1) & mask
+		home := uint32(t.entries[j]>>32) & mask
 		// An entry may move back to the gap unless its home lies behind it.
 		if (j-home)&mask >= (j-i)&mask {
 			t.entries[i] = t.entries[j]
@@ -77,17 +72,16 @@ func (t *table) remove(hash uint64, id uint32, rehash func(id uint32) uint64) {
 	t.entries[i] = 0
 	t.used--
 	if len(t.entries) > 64 && t.used*8 < len(t.entries) {
-		t.resize(len(t.entries)/4, rehash)
+		t.resize(len(t.entries) / 4)
 	}
 }
 
-func (t *table) resize(n int, rehash func(id uint32) uint64) {
+func (t *table) resize(n int) {
 	old := t.entries
 	t.entries = make([]uint64, n)
 	for _, e := range old {
 		if e != 0 {
-			id := uint32(e) - 1
-			t.put(rehash(id), id)
+			t.put(e)
 		}
 	}
 }

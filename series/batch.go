@@ -1,0 +1,734 @@
+package series
+
+import (
+	"fmt"
+	"math"
+	"time"
+)
+
+// A Request is what holds for all samples of one accepted request.
+type Request struct {
+	Edge string // who sent it
+	TTL  TTL    // asked for; 0: the store's default
+
+	// Received is when the request arrived, by the wall clock; what reads the
+	// recorded time of a journal gives that. Now is the present, with its
+	// monotonic reading. Live, they are the same. In between the time left to
+	// live has shrunk; it never grows.
+	Received, Now time.Time
+}
+
+// An Exemplar is one example of what a counter or a histogram bucket counts.
+type Exemplar struct {
+	Labels []byte // packed, as AppendPair writes them
+	Value  float64
+	Time   int64 // ms; 0 is not given
+}
+
+// maxExemplars is how many exemplars one series keeps: the latest.
+const maxExemplars = 10
+
+// exemplarRunes bounds the label names and values of an exemplar (OpenMetrics 1.0).
+const exemplarRunes = 128
+
+// A Batch carries one request into the store. It serves one goroutine, in this
+// order: [Store.NewBatch], then for each series [Batch.Series] or
+// [Batch.SeriesRefs] followed by its samples, [Batch.Prepare], [Batch.Commit],
+// and always [Batch.Release].
+//
+// Until Prepare it may hold a read lock of the store: the goroutine must not wait
+// for anything, nor call other methods of the store, in between. Nothing is
+// visible to scans before Commit, and everything is when it returns.
+type Batch struct {
+	store    *Store
+	owner    uint32
+	received int64 // wall, ms
+	mono     int64 // of received, ms: may be negative in a replay
+	nowMono  int64
+	ttl      packedTTL
+	round    uint32
+	reading  bool // holds structure for reading
+	turn     int  // series since the lock was taken
+	prepared bool
+
+	cur     current
+	block   *block // locked, or nil
+	blockAt uint32
+
+	entries []entry
+	fresh   []fresh
+	labels  []byte // of fresh series, canonical
+	more    []addition
+	md      []declared
+	res     Result
+
+	symbols [][]byte
+	pairs   []symbolPair // by value symbol
+	turns   uint32       // invalidates pairs when the lock was let go
+	scratch []byte
+	ids     []pairID
+}
+
+// current is the series that samples are added to.
+type current struct {
+	slot    uint32 // noSlot: fresh
+	fresh   uint32
+	verdict Verdict
+	ttl     packedTTL
+	samples int
+}
+
+// An entry is one accepted sample.
+type entry struct {
+	bits uint64
+	t    int64
+	slot uint32 // or index of fresh, with isFresh
+	ttl  packedTTL
+	more uint32 // 1 + index of additions; 0 none
+	kind entryKind
+}
+
+type entryKind uint8
+
+const (
+	isFresh entryKind = 1 << iota
+	isExemplar
+	isMissing // its series was refused in Prepare
+)
+
+// fresh is a series that was not found.
+type fresh struct {
+	hash     uint64
+	from, to uint32 // in Batch.labels
+	slot     uint32 // after Prepare
+	verdict  Verdict
+	entries  int
+}
+
+// addition is what a plain float sample does not have.
+type addition struct {
+	histogram *Histogram
+	exemplar  Exemplar
+	start     int64
+}
+
+type declared struct {
+	family []byte
+	md     Metadata
+}
+
+type symbolPair struct {
+	name uint32
+	turn uint32
+	id   pairID
+}
+
+const readTurn = 1024 // series between two chances for a writer
+
+// NewBatch begins a request.
+func (s *Store) NewBatch(r Request) *Batch {
+	b := s.pool.Get().(*Batch)
+	b.owner = s.owner(r.Edge)
+	b.received = r.Received.UnixMilli()
+	b.nowMono = s.mono(r.Now)
+	b.mono = b.nowMono - max(0, r.Now.UnixMilli()-b.received)
+	asked := r.TTL
+	if asked == 0 {
+		asked = s.opts.DefaultTTL
+	}
+	granted, clamped := asked.clamp(s.opts.MinTTL, s.opts.MaxTTL)
+	b.ttl = packTTL(granted)
+	b.res = Result{Granted: b.ttl.ttl(), Clamped: clamped && r.TTL != 0}
+	b.cur = current{slot: noSlot, verdict: Malformed}
+	b.round = s.pins.begin()
+	return b
+}
+
+// Release ends the batch, committed or not, and recycles it.
+func (b *Batch) Release() {
+	b.letGo()
+	s := b.store
+	s.pins.end(b.round)
+	clear(b.more)
+	clear(b.md)
+	clear(b.symbols)
+	const keep = 1 << 16 // one huge request does not pin its buffers for ever
+	if cap(b.entries) > keep {
+		b.entries = nil
+	}
+	if cap(b.labels) > keep*16 {
+		b.labels = nil
+	}
+	if cap(b.pairs) > keep {
+		b.pairs = nil
+	}
+	*b = Batch{
+		store: s, entries: b.entries[:0], fresh: b.fresh[:0], labels: b.labels[:0], more: b.more[:0], md: b.md[:0],
+		symbols: b.symbols[:0], pairs: b.pairs[:0], turns: b.turns + 1, scratch: b.scratch[:0], ids: b.ids[:0],
+	}
+	s.pool.Put(b)
+}
+
+func (b *Batch) read() {
+	if b.reading {
+		if b.turn++; b.turn < readTurn {
+			return
+		}
+		b.letGo()
+	}
+	b.store.structure.RLock()
+	b.reading, b.turn = true, 0
+	b.turns++
+}
+
+func (b *Batch) letGo() {
+	b.unlockBlock()
+	if b.reading {
+		b.store.structure.RUnlock()
+		b.reading = false
+	}
+}
+
+func (b *Batch) unlockBlock() {
+	if b.block != nil {
+		b.block.mu.Unlock()
+		b.block = nil
+	}
+}
+
+// slot returns a slot with its block locked; the lock is kept until another
+// block is asked for.
+func (b *Batch) slot(id uint32) *slot {
+	at := id >> blockBits
+	if b.block == nil || b.blockAt != at {
+		b.unlockBlock()
+		b.block, b.blockAt = b.store.blocks[at], at
+		b.block.mu.Lock()
+	}
+	return &b.block.slots[id&(blockLen-1)]
+}
+
+// candidates are the slots that may come after the current one: the one that
+// came last time, and the one behind it.
+func (b *Batch) candidates() (c [2]uint32) {
+	prev := b.cur.slot
+	if prev == noSlot {
+		return [2]uint32{noSlot, noSlot}
+	}
+	c = [2]uint32{b.slot(prev).next, prev + 1}
+	if c[0] == c[1] {
+		c[1] = noSlot
+	}
+	return c
+}
+
+// exists reports whether a slot of that number can be looked at.
+func (b *Batch) exists(id uint32) bool {
+	at := id >> blockBits
+	return id != noSlot && int(at) < len(b.store.blocks) && b.store.blocks[at] != nil
+}
+
+func (b *Batch) choose(id uint32, sl *slot) Verdict {
+	sl.pin = uint16(b.round)
+	b.cur = current{slot: id, ttl: b.ttl}
+	return OK
+}
+
+// Series makes the series with these labels the current one. labels are
+// consecutive packed pairs, in any order; they are copied if they are kept. Any
+// verdict but OK is about the whole series: its samples are refused with it.
+//
+// Malformed says that the bytes are not in packed form, which need not be the
+// sender's fault: protobuf has several encodings of one label. Rebuild them with
+// AppendPair and call again.
+func (b *Batch) Series(labels []byte) Verdict {
+	b.read()
+	s := b.store
+	for _, id := range b.candidates() {
+		if !b.exists(id) {
+			continue
+		}
+		if sl := b.slot(id); sl.flags&inUse != 0 && s.hasLabels(sl, labels) {
+			return b.choose(id, sl)
+		}
+	}
+	hash, canonical, ok := s.dict.hashLabels(labels)
+	if !ok {
+		b.cur = current{slot: noSlot, verdict: Malformed}
+		return Malformed
+	}
+	if canonical {
+		return b.find(hash, labels)
+	}
+	return b.rearranged(labels)
+}
+
+// find looks a canonical set up by its hash.
+func (b *Batch) find(hash uint64, labels []byte) Verdict {
+	s := b.store
+	if id, ok := s.findSeries(hash, labels); ok {
+		return b.choose(id, b.slot(id))
+	}
+	b.cur = current{slot: noSlot, ttl: b.ttl}
+	if r, detail := s.opts.validate(labels); r != OK {
+		return b.refuseSeries(r, labels, detail)
+	}
+	from := len(b.labels)
+	b.labels = append(b.labels, labels...)
+	b.cur.fresh = uint32(len(b.fresh))
+	b.fresh = append(b.fresh, fresh{hash: hash, from: uint32(from), to: uint32(len(b.labels)), slot: noSlot})
+	return OK
+}
+
+// rearranged is Series for labels that are unsorted, empty or special.
+func (b *Batch) rearranged(labels []byte) Verdict {
+	b.cur = current{slot: noSlot}
+	var ttl, duplicate string
+	b.scratch, ttl, duplicate = normalize(b.scratch[:0], labels)
+	if duplicate != "" {
+		return b.refuseSeries(DuplicateLabel, b.scratch, fmt.Sprintf("label %.40q appears twice", duplicate))
+	}
+	own := b.ttl
+	if ttl != "" {
+		asked, err := ParseTTL(ttl)
+		if err != nil {
+			return b.refuseSeries(TTLInvalid, b.scratch, "label "+ttlLabel+": "+err.Error())
+		}
+		granted, _ := asked.clamp(b.store.opts.MinTTL, b.store.opts.MaxTTL)
+		own = packTTL(granted)
+	}
+	hash, _, _ := b.store.dict.hashLabels(b.scratch)
+	v := b.find(hash, b.scratch)
+	b.cur.ttl = own
+	return v
+}
+
+func (b *Batch) refuseSeries(r Reason, labels []byte, detail string) Verdict {
+	b.cur.verdict = r
+	b.note(r, labels, detail)
+	return r
+}
+
+// note remembers the first culprit.
+func (b *Batch) note(r Reason, labels []byte, detail string) {
+	if b.res.First == nil {
+		b.res.First = &Rejection{Reason: r, Series: FormatLabels(labels), Detail: detail}
+	}
+}
+
+// Symbols sets the symbol table that SeriesRefs refers to. It belongs to the
+// caller, who leaves it unchanged until Commit.
+func (b *Batch) Symbols(symbols [][]byte) {
+	b.symbols = append(b.symbols[:0], symbols...)
+	if n := len(symbols); cap(b.pairs) < n {
+		b.pairs = make([]symbolPair, n)
+	} else {
+		b.pairs = b.pairs[:n]
+	}
+	clear(b.pairs)
+}
+
+// SeriesRefs is Series for labels as pairs of indices into the symbol table,
+// name then value. The caller has checked that all are in range and that they
+// are even in number.
+func (b *Batch) SeriesRefs(refs []uint32) Verdict {
+	b.read()
+	if b.interned(refs) {
+		s := b.store
+		for _, id := range b.candidates() {
+			if !b.exists(id) {
+				continue
+			}
+			sl := b.slot(id)
+			if sl.flags&inUse != 0 && int(sl.n) == len(b.ids) && equalIDs(s.refs.at(sl.refs, sl.n), b.ids) {
+				return b.choose(id, sl)
+			}
+		}
+	}
+	packed := b.packed(refs)
+	hash, canonical, ok := b.store.dict.hashLabels(packed)
+	if !ok {
+		return b.refuseSeries(LabelValueTooLong, nil, "a label is longer than any limit allows")
+	}
+	if canonical {
+		return b.find(hash, packed)
+	}
+	return b.rearranged(append([]byte(nil), packed...))
+}
+
+func equalIDs(a, b []pairID) bool {
+	for i, id := range a {
+		if id != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// packed writes the labels under refs in packed form, into scratch.
+func (b *Batch) packed(refs []uint32) []byte {
+	p := b.scratch[:0]
+	for i := 0; i+1 < len(refs); i += 2 {
+		p = appendPair(p, b.symbols[refs[i]], b.symbols[refs[i+1]])
+	}
+	b.scratch = p
+	return p
+}
+
+// interned translates refs to b.ids through a per-request table, and reports
+// whether the dictionary has them all.
+func (b *Batch) interned(refs []uint32) bool {
+	d := b.store.dict
+	b.ids = b.ids[:0]
+	for i := 0; i+1 < len(refs); i += 2 {
+		name, value := refs[i], refs[i+1]
+		c := &b.pairs[value]
+		if c.turn != b.turns || c.name != name {
+			b.scratch = appendPair(b.scratch[:0], b.symbols[name], b.symbols[value])
+			id, ok := d.lookup(d.hashPair(b.scratch), b.scratch)
+			if !ok {
+				return false
+			}
+			*c = symbolPair{name: name, turn: b.turns, id: id}
+		}
+		b.ids = append(b.ids, c.id)
+	}
+	return true
+}
+
+// judge is the verdict on a sample of the current series by its time.
+func (b *Batch) judge(t int64) Verdict {
+	if b.cur.verdict != OK {
+		return b.refused(b.cur.verdict)
+	}
+	if ahead := t - b.received; t > b.received && (ahead < 0 || ahead > b.store.opts.FutureTolerance.Milliseconds()) {
+		b.note(TooFarInFuture, b.currentLabels(), fmt.Sprintf("its time %d ms is %s ahead of the relay's clock, the limit is %s: --series.future-tolerance",
+			t, aheadOf(ahead), b.store.opts.FutureTolerance))
+		return b.refused(TooFarInFuture)
+	}
+	return OK
+}
+
+// aheadOf prints a difference of times that may not fit a duration.
+func aheadOf(ms int64) time.Duration {
+	if ms < 0 || ms > math.MaxInt64/int64(time.Millisecond) {
+		return math.MaxInt64
+	}
+	return (time.Duration(ms) * time.Millisecond).Round(time.Second)
+}
+
+func (b *Batch) refused(r Reason) Verdict {
+	b.res.Rejected[r]++
+	return r
+}
+
+// tooOld is the gate for samples that arrive too late to pass for the present.
+func (b *Batch) tooOld(t int64) bool {
+	s := b.store
+	window := min(int64(b.cur.ttl.ttl()), s.opts.Lookback.Milliseconds())
+	return t < b.received-window-s.lag
+}
+
+// Float adds a float sample to the current series: its time in ms, its value
+// (all bits count), its start time in ms or 0.
+func (b *Batch) Float(t int64, v float64, start int64) Verdict {
+	if r := b.judge(t); r != OK {
+		return r
+	}
+	b.res.Samples++
+	more := uint32(0)
+	if start != 0 {
+		b.more = append(b.more, addition{start: start})
+		more = uint32(len(b.more))
+	}
+	b.add(entry{bits: math.Float64bits(v), t: t, more: more})
+	return OK
+}
+
+// Histogram adds a native histogram to the current series. The store keeps h.
+func (b *Batch) Histogram(t int64, h *Histogram, start int64) Verdict {
+	if r := b.judge(t); r != OK {
+		return r
+	}
+	if err := h.Validate(); err != nil {
+		b.note(HistogramInvalid, b.currentLabels(), "native histogram: "+err.Error())
+		return b.refused(HistogramInvalid)
+	}
+	b.res.Histograms++
+	bits := uint64(staleBits)
+	if !h.IsStale() {
+		bits = h.fingerprint()
+	}
+	b.more = append(b.more, addition{histogram: h, start: start})
+	b.add(entry{bits: bits, t: t, more: uint32(len(b.more))})
+	return OK
+}
+
+// Exemplar adds an exemplar to the current series. Its labels are copied.
+func (b *Batch) Exemplar(e Exemplar) Verdict {
+	if b.cur.verdict != OK {
+		return b.refused(b.cur.verdict)
+	}
+	if detail := checkExemplar(e.Labels); detail != "" {
+		b.note(ExemplarInvalid, b.currentLabels(), "exemplar: "+detail)
+		return b.refused(ExemplarInvalid)
+	}
+	b.res.Exemplars++
+	e.Labels = append([]byte(nil), e.Labels...)
+	b.more = append(b.more, addition{exemplar: e})
+	b.add(entry{kind: isExemplar, t: e.Time, more: uint32(len(b.more))})
+	return OK
+}
+
+func (b *Batch) add(e entry) {
+	e.ttl = b.cur.ttl
+	if b.cur.slot != noSlot {
+		e.slot = b.cur.slot
+	} else {
+		e.slot = b.cur.fresh
+		e.kind |= isFresh
+		b.fresh[e.slot].entries++
+	}
+	b.cur.samples++
+	b.entries = append(b.entries, e)
+}
+
+// Refuse counts n samples that the caller could not even add, for one reason.
+func (b *Batch) Refuse(r Reason, n int, series, detail string) {
+	b.res.Rejected[r] += n
+	if b.res.First == nil {
+		b.res.First = &Rejection{Reason: r, Series: series, Detail: detail}
+	}
+}
+
+// RefuseSeries counts the current series itself as refused, where no sample of it
+// was: one without samples.
+func (b *Batch) RefuseSeries() {
+	if b.cur.verdict != OK {
+		b.res.Rejected[b.cur.verdict]++
+	}
+}
+
+// Metadata records what the sender says of a family. family is copied.
+func (b *Batch) Metadata(family []byte, t MetricType, help, unit []byte) {
+	if len(family) == 0 || len(family) > b.store.opts.Limits.LabelValueBytes {
+		return
+	}
+	b.md = append(b.md, declared{append([]byte(nil), family...), Metadata{Type: t, Help: cut(help), Unit: cut(unit)}})
+}
+
+// SeriesMetadata records what the sender says of the family of a metric, named
+// by one of its series: foo_bucket speaks of the histogram foo.
+func (b *Batch) SeriesMetadata(name []byte, t MetricType, help, unit []byte) {
+	family := name
+	if t == HistogramType || t == GaugeHistogram || t == Summary {
+		base := baseName(string(name))
+		if _, ok := partOf(base, string(name), t); ok {
+			family = []byte(base)
+		}
+	}
+	b.Metadata(family, t, help, unit)
+}
+
+// currentLabels are the labels of the current series, for a message.
+func (b *Batch) currentLabels() []byte {
+	if b.cur.slot == noSlot {
+		f := b.fresh[b.cur.fresh]
+		return b.labels[f.from:f.to]
+	}
+	return b.store.packedLabels(b.slot(b.cur.slot))
+}
+
+func (s *Store) packedLabels(sl *slot) []byte {
+	var p []byte
+	for _, id := range s.refs.at(sl.refs, sl.n) {
+		p = append(p, s.dict.bytes(id)...)
+	}
+	return p
+}
+
+const createTurn = 256 // series that one turn of the structure lock creates
+
+// Prepare settles what will be accepted: it makes room for new series, or
+// refuses them. After it the result's refusals are final, and the batch holds no
+// lock, so that a journal can be asked. The result is the batch's own.
+func (b *Batch) Prepare() *Result {
+	if b.prepared {
+		return &b.res
+	}
+	b.prepared = true
+	b.letGo()
+	s := b.store
+	for rest := b.fresh; len(rest) > 0; {
+		turn := rest[:min(len(rest), createTurn)]
+		rest = rest[len(turn):]
+		s.structure.Lock()
+		for i := range turn {
+			f := &turn[i]
+			if f.entries == 0 {
+				continue
+			}
+			labels := b.labels[f.from:f.to]
+			if id, ok := s.findSeries(f.hash, labels); ok {
+				f.slot = id
+				_, sl := s.slot(id)
+				sl.pin = uint16(b.round)
+				continue
+			}
+			switch {
+			case s.held >= s.opts.Limits.Series:
+				f.verdict = SeriesLimit
+			case s.full.Load():
+				f.verdict = MemoryLimit
+			default:
+				f.slot, b.ids = s.create(f.hash, labels, b.owner, b.ids)
+				b.res.NewSeries++
+			}
+		}
+		s.structure.Unlock()
+	}
+	s.totals.created.Add(uint64(b.res.NewSeries))
+	for i := range b.entries {
+		e := &b.entries[i]
+		if e.kind&isFresh == 0 {
+			continue
+		}
+		f := &b.fresh[e.slot]
+		if f.verdict == OK {
+			e.slot = f.slot
+			continue
+		}
+		e.kind |= isMissing
+		detail := fmt.Sprintf("the relay holds %d series, its limit: --limits.series", s.opts.Limits.Series)
+		if f.verdict == MemoryLimit {
+			detail = "the relay is out of memory for new series: --limits.memory"
+		}
+		b.note(f.verdict, b.labels[f.from:f.to], detail)
+		b.res.Rejected[f.verdict]++
+		switch {
+		case e.kind&isExemplar != 0:
+			b.res.Exemplars--
+		case e.more != 0 && b.more[e.more-1].histogram != nil:
+			b.res.Histograms--
+		default:
+			b.res.Samples--
+		}
+	}
+	return &b.res
+}
+
+// Commit applies the batch: when it returns, every scan that starts shows what
+// was accepted, or something newer.
+func (b *Batch) Commit() Result {
+	b.Prepare()
+	s := b.store
+	for i := range b.entries {
+		b.read()
+		b.apply(i)
+	}
+	b.letGo()
+	for i := range b.md {
+		s.metadata.put(b.owner, b.md[i].family, b.md[i].md)
+	}
+	return b.res
+}
+
+func (b *Batch) apply(i int) {
+	s := b.store
+	e := &b.entries[i]
+	if e.kind&isMissing != 0 {
+		return
+	}
+	sl := b.slot(e.slot)
+	if i+1 < len(b.entries) {
+		if n := &b.entries[i+1]; n.kind&isMissing == 0 && n.slot != e.slot && sl.next != n.slot {
+			// One stray does not unlearn an order: two senders may take turns.
+			if sl.next == noSlot || sl.flags&strayed != 0 {
+				sl.next = n.slot
+				sl.flags &^= strayed
+			} else {
+				sl.flags |= strayed
+			}
+		} else {
+			sl.flags &^= strayed
+		}
+	}
+	if e.kind&isExemplar != 0 {
+		s.addExemplar(e.slot, sl, b.more[e.more-1].exemplar)
+		return
+	}
+	ttl := e.ttl.ttl()
+	b.cur.ttl = e.ttl
+	if e.bits != staleBits && b.tooOld(e.t) {
+		b.res.ExpiredOnArrival++
+		return
+	}
+	a := sample{bits: e.bits, t: e.t, received: b.received, ttl: e.ttl, deadline: deadline(e.t, b.received, b.mono, ttl, s.lag)}
+	wasLive := sl.live(b.nowMono)
+	if !sl.apply(&a, b.nowMono, s.lag) {
+		b.res.Superseded++
+		return
+	}
+	if sl.owner != b.owner {
+		b.take(e.slot, sl)
+	}
+	if e.more != 0 || sl.flags&extended != 0 {
+		s.setExtra(e.slot, sl, e, b.more)
+	}
+	if e.bits == staleBits {
+		b.res.Ended++
+		if wasLive {
+			s.totals.ended.Add(1)
+		}
+		return
+	}
+	b.res.Stored++
+}
+
+// take makes the batch's edge the owner of a slot.
+func (b *Batch) take(id uint32, sl *slot) {
+	s := b.store
+	if sl.flags&sampled != 0 {
+		s.totals.owners.Add(1)
+	}
+	s.owners[sl.owner].count.Add(-1)
+	sl.owner = b.owner
+	o := s.owners[b.owner]
+	o.count.Add(1)
+	o.mu.Lock()
+	o.list = append(o.list, id)
+	o.mu.Unlock()
+}
+
+// setExtra puts what a sample has besides a float, and drops what the last one had.
+func (s *Store) setExtra(id uint32, sl *slot, e *entry, more []addition) {
+	s.extrasMu.Lock()
+	defer s.extrasMu.Unlock()
+	x := extra{}
+	if old := s.extras[id]; old != nil {
+		x.exemplars = old.exemplars
+	}
+	if e.more != 0 {
+		x.histogram, x.start = more[e.more-1].histogram, more[e.more-1].start
+	}
+	if x.histogram == nil && x.start == 0 && len(x.exemplars) == 0 {
+		delete(s.extras, id)
+		sl.flags &^= extended
+		return
+	}
+	s.extras[id] = &x
+	sl.flags |= extended
+}
+
+// addExemplar keeps the latest exemplars of a series, oldest first.
+func (s *Store) addExemplar(id uint32, sl *slot, e Exemplar) {
+	s.extrasMu.Lock()
+	defer s.extrasMu.Unlock()
+	x := extra{}
+	if old := s.extras[id]; old != nil {
+		x = *old
+	}
+	x.exemplars = insertExemplar(x.exemplars, e)
+	s.extras[id] = &x
+	sl.flags |= extended
+}

@@ -1,0 +1,207 @@
+package series
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strconv"
+	"unicode/utf8"
+)
+
+// ttlLabel gives one series its own TTL; it is stripped.
+const ttlLabel = "__ttl__"
+
+// scanPair reads one packed pair at the start of b, only in the one form that
+// AppendPair writes, and returns its parts and its length; 0 if it is not that.
+func scanPair(b []byte) (name, value []byte, size int) {
+	if len(b) < 6 || b[0] != 0x0a {
+		return nil, nil, 0
+	}
+	total, i := packedLen(b, 1)
+	if i == 0 || total > len(b)-i {
+		return nil, nil, 0
+	}
+	end := i + total
+	if i >= end || b[i] != 0x0a {
+		return nil, nil, 0
+	}
+	nl, i := packedLen(b[:end], i+1)
+	if i == 0 || nl > end-i {
+		return nil, nil, 0
+	}
+	name = b[i : i+nl]
+	i += nl
+	if i >= end || b[i] != 0x12 {
+		return nil, nil, 0
+	}
+	vl, i := packedLen(b[:end], i+1)
+	if i == 0 || vl != end-i {
+		return nil, nil, 0
+	}
+	return name, b[i:end], end
+}
+
+// packedLen reads a minimal varint of at most three bytes (labels are shorter)
+// at b[i:] and returns it with the index behind it; 0 if it is not one.
+func packedLen(b []byte, i int) (n, next int) {
+	if i < len(b) && b[i] < 0x80 {
+		return int(b[i]), i + 1
+	}
+	for shift := 0; i < len(b) && shift <= 14; shift += 7 {
+		c := b[i]
+		i++
+		n |= int(c&0x7f) << shift
+		if c < 0x80 {
+			if c == 0 {
+				return 0, 0
+			}
+			return n, i
+		}
+	}
+	return 0, 0
+}
+
+// hashLabels walks a packed label set and returns its keyed hash. canonical is
+// false unless names strictly rise, no value is empty and none is __ttl__; ok is
+// false if the bytes are not in packed form.
+func (d *dict) hashLabels(labels []byte) (hash uint64, canonical, ok bool) {
+	canonical = true
+	var last []byte
+	hash = uint64(len(labels))
+	for i := 0; i < len(labels); {
+		name, value, size := scanPair(labels[i:])
+		if size == 0 {
+			return 0, false, false
+		}
+		if len(value) == 0 || bytes.Compare(last, name) >= 0 || string(name) == ttlLabel {
+			canonical = false
+		}
+		last = name
+		hash = mix(hash, d.hashPair(labels[i:i+size]))
+		i += size
+	}
+	return hash, canonical, true
+}
+
+// mix combines the hash of a label set so far with that of its next pair.
+func mix(h, pair uint64) uint64 {
+	h = (h ^ pair) * 0x9e3779b97f4a7c15
+	return h ^ h>>29
+}
+
+// normalize puts a packed label set into canonical form: sorted by name, no
+// empty values, the __ttl__ label taken out and returned. The result is appended
+// to dst. Validity is not its business, but for names that appear twice.
+func normalize(dst, labels []byte) (canonical []byte, ttl string, duplicate string) {
+	type span struct{ name, pair []byte }
+	var spans []span
+	for i := 0; i < len(labels); {
+		name, value, size := scanPair(labels[i:])
+		switch {
+		case string(name) == ttlLabel:
+			ttl = string(value)
+		case len(value) > 0 || len(name) == 0:
+			spans = append(spans, span{name, labels[i : i+size]})
+		}
+		i += size
+	}
+	slices.SortStableFunc(spans, func(a, b span) int { return bytes.Compare(a.name, b.name) })
+	for i, s := range spans {
+		if i > 0 && bytes.Equal(s.name, spans[i-1].name) {
+			duplicate = string(s.name)
+		}
+		dst = append(dst, s.pair...)
+	}
+	return dst, ttl, duplicate
+}
+
+// validate checks a canonical label set at first sight.
+func (o *Options) validate(labels []byte) (Reason, string) {
+	l := &o.Limits
+	if len(labels) > l.SeriesBytes {
+		return SeriesTooLong, fmt.Sprintf("labels of %d bytes, the limit is %d: --limits.series-bytes", len(labels), l.SeriesBytes)
+	}
+	named := false
+	n := 0
+	for i := 0; i < len(labels); n++ {
+		name, value, size := scanPair(labels[i:])
+		i += size
+		switch {
+		case len(name) == 0:
+			return LabelInvalid, "a label has no name"
+		case len(name) > l.LabelNameBytes:
+			return LabelNameTooLong, fmt.Sprintf("label name %.40q has %d bytes, the limit is %d: --limits.label-name-bytes", name, len(name), l.LabelNameBytes)
+		case len(value) > l.LabelValueBytes:
+			return LabelValueTooLong, fmt.Sprintf("the value of label %.40q has %d bytes, the limit is %d: --limits.label-value-bytes", name, len(value), l.LabelValueBytes)
+		case !utf8.Valid(name) || bytes.IndexByte(name, 0) >= 0:
+			return LabelInvalid, fmt.Sprintf("label name %.40q is not valid UTF-8 without NUL", name)
+		case !utf8.Valid(value):
+			return LabelInvalid, fmt.Sprintf("the value of label %.40q is not valid UTF-8", name)
+		}
+		if string(name) == "__name__" {
+			named = true
+			if bytes.IndexByte(value, 0) >= 0 {
+				return NameInvalid, "the metric name contains NUL"
+			}
+			if o.LegacyNames && !IsLegacyName(value) {
+				return NameInvalid, fmt.Sprintf("metric name %.40q is outside [a-zA-Z_:][a-zA-Z0-9_:]*: --ingest.name-validation=utf8 allows it", value)
+			}
+			continue
+		}
+		if bytes.HasPrefix(name, []byte("__")) {
+			return LabelInvalid, fmt.Sprintf("label name %.40q is reserved", name)
+		}
+		if o.LegacyNames && (!IsLegacyName(name) || bytes.IndexByte(name, ':') >= 0) {
+			return LabelInvalid, fmt.Sprintf("label name %.40q is outside [a-zA-Z_][a-zA-Z0-9_]*: --ingest.name-validation=utf8 allows it", name)
+		}
+	}
+	if !named {
+		return NoName, "the series has no __name__"
+	}
+	if n > l.Labels {
+		return TooManyLabels, fmt.Sprintf("%d labels, the limit is %d: --limits.labels", n, l.Labels)
+	}
+	return OK, ""
+}
+
+// maxPrinted is how much of a series an error shows.
+const maxPrinted = 200
+
+// FormatLabels writes a packed label set as people write it, name{a="b"}, cut
+// after 200 bytes, every byte printable.
+func FormatLabels(labels []byte) string {
+	var metric, rest []byte
+	for i := 0; i < len(labels) && len(rest) < maxPrinted; {
+		name, value, size := scanPair(labels[i:])
+		if size == 0 {
+			break
+		}
+		i += size
+		name, value = name[:min(len(name), maxPrinted)], value[:min(len(value), maxPrinted)]
+		if string(name) == "__name__" {
+			metric = value
+			continue
+		}
+		if len(rest) > 0 {
+			rest = append(rest, ',')
+		}
+		if IsLegacyName(name) {
+			rest = append(rest, name...)
+		} else {
+			rest = strconv.AppendQuote(rest, string(name))
+		}
+		rest = append(rest, '=')
+		rest = strconv.AppendQuote(rest, string(value))
+	}
+	out := string(metric)
+	if !IsLegacyName(metric) {
+		out = strconv.Quote(out)
+	}
+	if len(rest) > 0 {
+		out += "{" + string(rest) + "}"
+	}
+	if len(out) > maxPrinted {
+		out = out[:maxPrinted]
+	}
+	return out
+}

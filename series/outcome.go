@@ -1,0 +1,86 @@
+package series
+
+import "fmt"
+
+// A Reason says why something was refused. The set is closed, so it may label a
+// metric.
+type Reason uint8
+
+// The reasons; OK refuses nothing.
+const (
+	OK Reason = iota
+	NoName
+	NameInvalid
+	LabelInvalid
+	DuplicateLabel
+	TooManyLabels
+	LabelNameTooLong
+	LabelValueTooLong
+	SeriesTooLong
+	TTLInvalid
+	TooFarInFuture
+	SeriesLimit
+	MemoryLimit
+	HistogramInvalid
+	ExemplarInvalid
+	Malformed // refused before the store saw it: see Batch.Refuse
+	NumReasons
+)
+
+var reasonNames = [NumReasons]string{
+	"ok", "missing_metric_name", "metric_name_invalid", "label_invalid", "duplicate_label",
+	"labels_per_series", "label_name_bytes", "label_value_bytes", "series_bytes", "ttl_invalid",
+	"too_far_in_future", "series_limit", "memory_limit", "histogram_invalid", "exemplar_invalid", "malformed",
+}
+
+// String returns the reason in the form of a label value.
+func (r Reason) String() string {
+	if r < NumReasons {
+		return reasonNames[r]
+	}
+	return "unknown"
+}
+
+// A Verdict is what became of a series, sample, histogram or exemplar that was
+// added to a batch: OK, or why it was refused.
+type Verdict = Reason
+
+// A Rejection is the first thing of a request that was refused.
+type Rejection struct {
+	Reason Reason
+	Series string // printable, at most 200 bytes
+	Detail string // what happened and which setting changes it
+}
+
+// Error says it in one line.
+func (r *Rejection) Error() string {
+	return fmt.Sprintf("%s: %s (%s)", r.Series, r.Detail, r.Reason)
+}
+
+// A Result is what became of one request.
+type Result struct {
+	// Accepted, superseded and expired on arrival included: what remote write
+	// 2.0 calls written.
+	Samples, Histograms, Exemplars int
+
+	Stored           int // now the latest of their series
+	Ended            int // stale markers that ended, or keep ended, a series
+	Superseded       int // older than what the series holds
+	ExpiredOnArrival int // too old to be shown as current
+
+	NewSeries int
+	Rejected  [NumReasons]int // samples, histograms, exemplars and series without any, by reason
+	First     *Rejection      // nil if nothing was refused
+
+	Granted TTL  // the request's TTL within the bounds
+	Clamped bool // Granted is not what was asked for
+}
+
+// Refused is how many were refused, for all reasons.
+func (r *Result) Refused() int {
+	n := 0
+	for _, c := range r.Rejected {
+		n += c
+	}
+	return n
+}

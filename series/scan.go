@@ -1,0 +1,617 @@
+package series
+
+import (
+	"bytes"
+	"cmp"
+	"hash/maphash"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// A Query says which live series a scan shows.
+type Query struct {
+	// Matchers select by labels: a series is shown if one of the lists matches
+	// whole. Nil shows all.
+	Matchers [][]Matcher
+
+	Edge string // only series that this edge wrote last; "" is all
+
+	// Shard of Shards takes a part of the series that depends on their labels
+	// alone, the same in every process; the series of one histogram or summary
+	// are in one. Shards 0 is all.
+	Shard, Shards int
+
+	// Grouped brings the series of one metric of a histogram or summary family
+	// together: bounds rising, then sum, count, created.
+	Grouped bool
+}
+
+// A Matcher is a condition on one label. A series without the label has the
+// value "". Matches may be called from several goroutines and must depend on
+// nothing but the value.
+type Matcher struct {
+	Name    string
+	Matches func(value string) bool
+}
+
+// A Visitor is shown the live series, family by family in the order of their
+// names. Its methods are called from one goroutine. While BeginFamily, Series
+// and EndFamily run the store is locked for reading: they must not wait nor call
+// it, and what they are given is valid only during the call.
+type Visitor interface {
+	BeginFamily(f *Family)
+	Series(f *Family, s *Series)
+	EndFamily(f *Family)
+
+	// Flush is called every few hundred series, without any lock held: the
+	// place to write. An error ends the scan, which returns it.
+	Flush() error
+}
+
+// A Family is a metric family with at least one series to show.
+type Family struct {
+	Name     string
+	Metadata Metadata
+	Names    []string // of its metrics, sorted: foo_bucket, foo_count, foo_sum
+
+	members []member
+}
+
+type member struct {
+	id   pairID
+	name string
+	list []uint32
+	part Part
+}
+
+// A Series is one live series as a Visitor sees it.
+type Series struct {
+	Name        string // of the metric
+	Part        Part
+	Value       float64 // not of a native histogram
+	Time        int64   // of the sample, ms
+	TTL         TTL
+	Pushed      bool  // belongs to a group of the push API
+	StartTime   int64 // ms; 0 unknown
+	Histogram   *Histogram
+	Exemplars   []Exemplar // oldest first
+	HasInstance bool
+	Edge        string
+	Group       uint64 // with Query.Grouped: a number that changes from metric to metric
+
+	dict *dict
+	refs []pairID
+}
+
+// A Pair is one label. Its parts alias the store.
+type Pair struct {
+	Packed      []byte // as AppendPair writes it
+	Name, Value []byte
+	Plain       bool // legacy name, and a value without \, " and newline
+}
+
+// Pairs yields the labels but __name__, sorted by name.
+func (s *Series) Pairs(yield func(Pair) bool) {
+	for _, id := range s.refs {
+		p := &s.dict.pairs[id]
+		if p.flags&pairName != 0 {
+			continue
+		}
+		packed := s.dict.bytes(id)
+		name, value := splitPair(packed)
+		if !yield(Pair{packed, name, value, p.flags&pairPlain != 0}) {
+			return
+		}
+	}
+}
+
+// scanTurn is how many series are shown under one turn of the lock: some 30 us.
+const scanTurn = 256
+
+// groupedPass bounds the memory of grouping, 24 bytes a series: larger families
+// are grouped in several passes, by hash.
+const groupedPass = 1 << 20
+
+type scan struct {
+	store   *Store
+	mono    int64
+	query   Query
+	v       Visitor
+	owner   uint32
+	begun   bool
+	series  Series
+	slots   [scanTurn]slot
+	extras  [scanTurn]*extra
+	verdict [][]pairVerdicts
+	freed   uint64
+	group   uint64
+	last    []pairID // of the last series shown grouped; nil where its ids may be others' now
+	lastKey uint64
+}
+
+// pairVerdicts remembers what one matcher says of a pair, by its id.
+type pairVerdicts []uint8
+
+const (
+	pairUnknown uint8 = iota
+	pairOther         // another label
+	pairMatches
+	pairFails
+)
+
+// Scan shows v the series that are live at now. A series that begins to live, or
+// changes, during the scan may be shown or not; one that was committed before
+// the scan is shown, with that sample or a newer one. No lock is held for longer
+// than some ten microseconds at a time.
+func (s *Store) Scan(now time.Time, q Query, v Visitor) error {
+	c := &scan{store: s, mono: s.mono(now), query: q, v: v, owner: math.MaxUint32}
+	for _, ms := range q.Matchers {
+		c.verdict = append(c.verdict, make([]pairVerdicts, len(ms)))
+	}
+	for _, f := range s.families(c) {
+		if err := c.family(f); err != nil {
+			return err
+		}
+	}
+	return v.Flush()
+}
+
+// families lists what may have something to show, sorted.
+func (s *Store) families(c *scan) []*Family {
+	s.structure.RLock()
+	var members []member
+	if c.query.Edge == "" {
+		members = make([]member, 0, len(s.metrics))
+		for id, m := range s.metrics {
+			if c.wanted(m.name) {
+				members = append(members, member{id: id, name: m.name, list: m.list})
+			}
+		}
+	} else if owner, ok := s.ownerIDs[c.query.Edge]; ok {
+		c.owner = owner
+		members = s.ownedBy(owner)
+	}
+	s.structure.RUnlock()
+
+	byName := map[string]*Family{}
+	for _, m := range members {
+		name, part, md := s.metadata.resolve(m.name)
+		m.part = part
+		f := byName[name]
+		if f == nil {
+			f = &Family{Name: name, Metadata: md}
+			byName[name] = f
+		}
+		f.members = append(f.members, m)
+		f.Names = append(f.Names, m.name)
+	}
+	list := make([]*Family, 0, len(byName))
+	for _, f := range byName {
+		slices.SortFunc(f.members, func(a, b member) int { return cmp.Compare(a.name, b.name) })
+		slices.Sort(f.Names)
+		list = append(list, f)
+	}
+	slices.SortFunc(list, func(a, b *Family) int { return cmp.Compare(a.Name, b.Name) })
+	return list
+}
+
+// wanted reports whether a metric of that name can have series to show.
+func (c *scan) wanted(name string) bool {
+	if c.query.Matchers == nil {
+		return true
+	}
+	return slices.ContainsFunc(c.query.Matchers, func(ms []Matcher) bool {
+		return !slices.ContainsFunc(ms, func(m Matcher) bool { return m.Name == "__name__" && !m.Matches(name) })
+	})
+}
+
+// ownedBy lists an owner's slots by metric. Under structure.
+func (s *Store) ownedBy(id uint32) []member {
+	o := s.owners[id]
+	o.mu.Lock()
+	list := slices.Clone(o.list)
+	o.mu.Unlock()
+	slices.Sort(list)
+	list = slices.Compact(list)
+	at := map[pairID]int{}
+	var members []member
+	for _, slot := range list {
+		_, sl := s.slot(slot)
+		if sl.flags&inUse == 0 {
+			continue
+		}
+		name := s.nameOf(sl)
+		i, ok := at[name]
+		if !ok {
+			i = len(members)
+			at[name] = i
+			members = append(members, member{id: name, name: s.metrics[name].name})
+		}
+		members[i].list = append(members[i].list, slot)
+	}
+	return members
+}
+
+func (s *Store) nameOf(sl *slot) pairID {
+	for _, id := range s.refs.at(sl.refs, sl.n) {
+		if s.dict.pairs[id].flags&pairName != 0 {
+			return id
+		}
+	}
+	panic("series: a series without a name")
+}
+
+// resolve finds the family of a metric: the one that was declared under its name
+// or, with the suffix that its type adds, under its base name. Where edges
+// disagree the type that most of them declare holds, tie by name.
+func (m *metadata) resolve(name string) (family string, part Part, md Metadata) {
+	base := baseName(name)
+	if base != name {
+		if md, ok := m.elected(base); ok {
+			if part, ok := partOf(base, name, md.Type); ok {
+				if md.Type == Counter && part == Plain {
+					return name, part, md // text formats name a counter family by its series
+				}
+				return base, part, md
+			}
+		}
+	}
+	md, _ = m.elected(name)
+	part, _ = partOf(name, name, md.Type)
+	return name, part, md
+}
+
+// elected is the metadata of a family that most edges agree on by type.
+func (m *metadata) elected(family string) (Metadata, bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	variants := m.families[family]
+	if len(variants) == 0 {
+		return Metadata{}, false
+	}
+	var votes [len(typeNames)]int
+	for _, v := range variants {
+		votes[min(int(v.Type), len(votes)-1)] += v.count()
+	}
+	var best *variant
+	for _, v := range variants {
+		if best == nil || better(v, best, votes[:]) {
+			best = v
+		}
+	}
+	return best.Metadata, true
+}
+
+func better(a, b *variant, votes []int) bool {
+	if va, vb := votes[a.Type], votes[b.Type]; va != vb {
+		return va > vb
+	}
+	if a.Type != b.Type {
+		return a.Type.String() < b.Type.String()
+	}
+	if ca, cb := a.count(), b.count(); ca != cb {
+		return ca > cb
+	}
+	return cmp.Or(cmp.Compare(a.Help, b.Help), cmp.Compare(a.Unit, b.Unit)) < 0
+}
+
+// family shows one family.
+func (c *scan) family(f *Family) error {
+	c.begun = false
+	var err error
+	if t := f.Metadata.Type; c.query.Grouped && (t == HistogramType || t == GaugeHistogram || t == Summary) {
+		err = c.grouped(f)
+	} else {
+		for i := range f.members {
+			m := &f.members[i]
+			for list := m.list; len(list) > 0 && err == nil; {
+				turn := list[:min(len(list), scanTurn)]
+				list = list[len(turn):]
+				c.lock()
+				c.gather(turn)
+				for j := range turn {
+					c.show(f, m, j, turn[j])
+				}
+				c.unlock()
+				if c.begun {
+					err = c.v.Flush()
+				}
+			}
+		}
+	}
+	if c.begun {
+		c.v.EndFamily(f)
+	}
+	return err
+}
+
+func (c *scan) lock() {
+	s := c.store
+	s.structure.RLock()
+	if c.freed != s.freed {
+		c.freed = s.freed
+		for _, ms := range c.verdict {
+			for i := range ms {
+				clear(ms[i])
+			}
+		}
+		c.last = nil
+	}
+}
+
+func (c *scan) unlock() { c.store.structure.RUnlock() }
+
+// gather copies what samples change, so that no block is locked while series are
+// shown. A list made earlier may name slots that are gone, even their blocks.
+func (c *scan) gather(ids []uint32) {
+	s := c.store
+	var b *block
+	at := uint32(math.MaxUint32)
+	for i, id := range ids {
+		if id>>blockBits != at || b == nil {
+			if b != nil {
+				b.mu.Unlock()
+			}
+			at, b = id>>blockBits, nil
+			if int(at) < len(s.blocks) {
+				b = s.blocks[at]
+			}
+			if b == nil {
+				c.slots[i].flags = 0
+				continue
+			}
+			b.mu.Lock()
+		}
+		c.slots[i] = b.slots[id&(blockLen-1)]
+		c.extras[i] = nil
+		if c.slots[i].flags&extended != 0 {
+			s.extrasMu.Lock()
+			c.extras[i] = s.extras[id]
+			s.extrasMu.Unlock()
+		}
+	}
+	if b != nil {
+		b.mu.Unlock()
+	}
+}
+
+// show shows the i-th gathered slot if it is live, still of the metric, and
+// wanted.
+func (c *scan) show(f *Family, m *member, i int, id uint32) {
+	sl := &c.slots[i]
+	s := c.store
+	refs, ok := c.selected(sl, m)
+	if !ok {
+		return
+	}
+	if !c.begun {
+		c.begun = true
+		c.v.BeginFamily(f)
+	}
+	c.series = Series{
+		Name: m.name, Part: m.part, Value: math.Float64frombits(sl.bits), Time: sl.t, TTL: sl.ttl.ttl(),
+		Edge: s.owners[sl.owner].name, Group: c.group, dict: s.dict, refs: refs,
+	}
+	for _, p := range refs {
+		if s.dict.pairs[p].flags&pairInstance != 0 {
+			c.series.HasInstance = true
+		}
+	}
+	if x := c.extras[i]; x != nil && sl.flags&extended != 0 {
+		c.series.Histogram, c.series.Exemplars, c.series.StartTime = x.histogram, x.exemplars, x.start
+	}
+	switch {
+	case c.series.Histogram != nil && (f.Metadata.Type == HistogramType || f.Metadata.Type == GaugeHistogram || f.Metadata.Type == Unknown) && m.name == f.Name:
+		c.series.Part = Plain
+	case c.series.Histogram != nil:
+		c.series.Part = Misfit
+	case c.series.Part == Bucket && !c.hasBound(refs), c.series.Part == Quantile && !c.hasBound(refs):
+		c.series.Part = Misfit
+	}
+	c.v.Series(f, &c.series)
+}
+
+func (c *scan) hasBound(refs []pairID) bool {
+	return slices.ContainsFunc(refs, func(p pairID) bool { return c.store.dict.pairs[p].flags&pairBound != 0 })
+}
+
+// selected reports whether a gathered slot is live and wanted. Under structure.
+func (c *scan) selected(sl *slot, m *member) ([]pairID, bool) {
+	if !sl.live(c.mono) || c.owner != math.MaxUint32 && sl.owner != c.owner {
+		return nil, false
+	}
+	refs := c.store.refs.at(sl.refs, sl.n)
+	if refs[0] != m.id && !slices.Contains(refs, m.id) {
+		return nil, false
+	}
+	if c.query.Shards > 0 && c.shard(refs) != c.query.Shard {
+		return nil, false
+	}
+	return refs, c.query.Matchers == nil || c.matches(refs)
+}
+
+// shard is a function of the labels alone, in any order, without bounds and the
+// suffixes of a family.
+func (c *scan) shard(refs []pairID) int {
+	h := uint64(0)
+	for _, id := range refs {
+		h += c.store.dict.pairs[id].stable
+	}
+	h ^= h >> 33
+	h *= 0xff51afd7ed558ccd
+	h ^= h >> 33
+	return int(h % uint64(c.query.Shards))
+}
+
+func (c *scan) matches(refs []pairID) bool {
+	for i, ms := range c.query.Matchers {
+		all := true
+		for j := range ms {
+			if all = c.matchesOne(refs, &ms[j], &c.verdict[i][j]); !all {
+				break
+			}
+		}
+		if all {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *scan) matchesOne(refs []pairID, m *Matcher, known *pairVerdicts) bool {
+	d := c.store.dict
+	if len(*known) < len(d.pairs) {
+		*known = append(*known, make([]uint8, len(d.pairs)-len(*known))...)
+	}
+	for _, id := range refs {
+		v := (*known)[id]
+		if v == pairUnknown {
+			name, value := splitPair(d.bytes(id))
+			switch {
+			case string(name) != m.Name:
+				v = pairOther
+			case m.Matches(string(value)):
+				v = pairMatches
+			default:
+				v = pairFails
+			}
+			(*known)[id] = v
+		}
+		if v != pairOther {
+			return v == pairMatches
+		}
+	}
+	return m.Matches("")
+}
+
+// A grouping is one series of a family that is shown grouped.
+type grouping struct {
+	key    uint64 // keyed hash of the labels that tell metrics apart
+	order  uint64 // bound, then part
+	slot   uint32
+	member uint32
+}
+
+// grouped shows a family metric by metric.
+func (c *scan) grouped(f *Family) error {
+	total := 0
+	for _, m := range f.members {
+		total += len(m.list)
+	}
+	passes := uint64(1 + total/groupedPass)
+	var list []grouping
+	var ids [scanTurn]uint32
+	for pass := range passes {
+		list = list[:0]
+		for mi := range f.members {
+			m := &f.members[mi]
+			for rest := m.list; len(rest) > 0; {
+				turn := rest[:min(len(rest), scanTurn)]
+				rest = rest[len(turn):]
+				c.lock()
+				c.gather(turn)
+				for i := range turn {
+					if refs, ok := c.selected(&c.slots[i], m); ok {
+						if key, order := c.grouping(refs, m.part); key%passes == pass {
+							list = append(list, grouping{key, order, turn[i], uint32(mi)})
+						}
+					}
+				}
+				c.unlock()
+			}
+		}
+		slices.SortFunc(list, func(a, b grouping) int {
+			return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.order, b.order), cmp.Compare(a.slot, b.slot))
+		})
+		for rest := list; len(rest) > 0; {
+			turn := rest[:min(len(rest), scanTurn)]
+			rest = rest[len(turn):]
+			for i := range turn {
+				ids[i] = turn[i].slot
+			}
+			c.lock()
+			c.gather(ids[:len(turn)])
+			for i := range turn {
+				m := &f.members[turn[i].member]
+				if c.slots[i].flags&inUse != 0 {
+					c.enter(c.store.refs.at(c.slots[i].refs, c.slots[i].n), turn[i].key)
+				}
+				c.show(f, m, i, turn[i].slot)
+			}
+			c.unlock()
+			if c.begun {
+				if err := c.v.Flush(); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// grouping is where a series stands in its family.
+func (c *scan) grouping(refs []pairID, part Part) (key, order uint64) {
+	d := c.store.dict
+	for _, id := range refs {
+		switch p := &d.pairs[id]; {
+		case p.flags&pairName != 0:
+		case p.flags&pairBound != 0 && (part == Bucket || part == Quantile):
+			_, value := splitPair(d.bytes(id))
+			order = boundOrder(string(value))
+		default:
+			key = mix(key, maphash.Bytes(d.seed, d.bytes(id)))
+		}
+	}
+	if part != Bucket && part != Quantile {
+		order = math.MaxUint64 - 8 + uint64(part)
+	}
+	return key, order
+}
+
+// boundOrder maps a bound to a number with the same order; bounds that are not
+// numbers come last.
+func boundOrder(s string) uint64 {
+	v, err := strconv.ParseFloat(s, 64)
+	if err != nil || math.IsNaN(v) {
+		return math.MaxUint64 - 16
+	}
+	bits := math.Float64bits(v)
+	if bits>>63 != 0 {
+		return ^bits
+	}
+	return bits | 1<<63
+}
+
+// enter moves on to the next group where the labels that tell metrics apart
+// change, compared exactly.
+func (c *scan) enter(refs []pairID, key uint64) {
+	if c.last == nil && key != c.lastKey || c.last != nil && !c.sameMetric(refs, c.last) {
+		c.group++
+	}
+	c.last, c.lastKey = append(c.last[:0], refs...), key
+}
+
+func (c *scan) sameMetric(a, b []pairID) bool {
+	return slices.EqualFunc(c.telling(a), c.telling(b), func(x, y pairID) bool { return x == y })
+}
+
+func (c *scan) telling(refs []pairID) []pairID {
+	out := make([]pairID, 0, 64)
+	for _, id := range refs {
+		if c.store.dict.pairs[id].flags&(pairName|pairBound) == 0 {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// String writes the series as people write it, as FormatLabels does.
+func (s *Series) String() string {
+	var b bytes.Buffer
+	for _, id := range s.refs {
+		b.Write(s.dict.bytes(id))
+	}
+	return FormatLabels(b.Bytes())
+}

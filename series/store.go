@@ -1,0 +1,321 @@
+package series
+
+import (
+	"hash/maphash"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options configure a Store. The zero value has the defaults.
+type Options struct {
+	DefaultTTL, MinTTL, MaxTTL TTL // 5m, 1s, Forever
+
+	LagTolerance    time.Duration // 1m: how late a sample may arrive; whole milliseconds
+	FutureTolerance time.Duration // 10m: how far ahead its time may be
+	Lookback        time.Duration // 5m: the centre's; samples older on arrival are not current
+
+	Limits      Limits
+	LegacyNames bool // refuse names outside the character set before UTF-8 names
+}
+
+// Limits bound what senders can make the store hold. Zero fields have the
+// defaults.
+type Limits struct {
+	Series          int // 5,000,000: held, watermarks included
+	Edges           int // 10,000: told apart by name; the rest count as "other"
+	Labels          int // 64, at most 255
+	LabelNameBytes  int // 1,024
+	LabelValueBytes int // 4,096
+	SeriesBytes     int // 16 KiB of packed labels
+}
+
+func (o Options) withDefaults() Options {
+	def := func(p *int, v int) {
+		if *p <= 0 {
+			*p = v
+		}
+	}
+	def(&o.Limits.Series, 5_000_000)
+	def(&o.Limits.Edges, 10_000)
+	def(&o.Limits.Labels, 64)
+	def(&o.Limits.LabelNameBytes, 1024)
+	def(&o.Limits.LabelValueBytes, 4096)
+	def(&o.Limits.SeriesBytes, 16<<10)
+	o.Limits.Labels = min(o.Limits.Labels, math.MaxUint8)
+	o.Limits.SeriesBytes = min(o.Limits.SeriesBytes, maxPair)
+	defTTL := func(p *TTL, v TTL) {
+		if *p <= 0 {
+			*p = v
+		}
+	}
+	defTTL(&o.DefaultTTL, 300_000)
+	defTTL(&o.MinTTL, 1000)
+	defTTL(&o.MaxTTL, Forever)
+	defDur := func(p *time.Duration, v time.Duration) {
+		if *p <= 0 {
+			*p = v
+		}
+	}
+	defDur(&o.LagTolerance, time.Minute)
+	defDur(&o.FutureTolerance, 10*time.Minute)
+	defDur(&o.Lookback, 5*time.Minute)
+	return o
+}
+
+// indexShards is how many maps the series are spread over by hash, so that one
+// of them can grow without moving the others.
+const indexShards = 64
+
+// A Store holds the latest sample of every series. All its methods may be called
+// concurrently.
+//
+// Locks: structure guards which series exist and where their parts are. Batches
+// and scans hold it for reading, in short turns; only creating and freeing
+// series takes it for writing. Within a read turn, what samples change is guarded
+// by the lock of the slot's block; one goroutine holds one block at a time.
+type Store struct {
+	opts   Options
+	lag    int64     // ms
+	origin time.Time // of the monotonic clock
+
+	structure sync.RWMutex
+	dict      *dict
+	refs      refsArena
+	index     [indexShards]table
+	blocks    []*block // nil where freed
+	open      int      // no block with a free slot below it
+	held      int
+	metrics   map[pairID]*metric
+	owners    []*owner
+	ownerIDs  map[string]uint32
+
+	extrasMu sync.Mutex
+	extras   map[uint32]*extra
+
+	metadata metadata
+
+	pins   pins
+	freed  uint64 // changes when pair ids may mean something else
+	full   atomic.Bool
+	totals counters
+	pool   sync.Pool // of *Batch
+}
+
+// A metric is all series of one metric name.
+type metric struct {
+	name string
+	list []uint32 // slots; may hold freed ones until the sweep is through. Readers keep old versions
+}
+
+// An owner is an edge that wrote series.
+type owner struct {
+	name  string
+	count atomic.Int64 // slots that it owns
+	mu    sync.Mutex   // guards list from batches; the structure lock from the sweep
+	list  []uint32     // as metric.list; also holds slots that went to another owner, and some twice
+}
+
+// An extra is what few series have: a native histogram, exemplars, a start time.
+// It is replaced, not changed.
+type extra struct {
+	histogram *Histogram
+	exemplars []Exemplar
+	start     int64
+}
+
+// OtherEdge is the name under which edges beyond the limit are counted.
+const OtherEdge = "other"
+
+// New returns an empty store.
+func New(opts Options) *Store {
+	opts = opts.withDefaults()
+	s := &Store{
+		opts:     opts,
+		lag:      opts.LagTolerance.Milliseconds(),
+		origin:   time.Now(),
+		dict:     &dict{seed: maphash.MakeSeed()},
+		metrics:  map[pairID]*metric{},
+		ownerIDs: map[string]uint32{},
+		extras:   map[uint32]*extra{},
+	}
+	s.metadata.init()
+	s.pool.New = func() any { return &Batch{store: s} }
+	return s
+}
+
+// mono is the store's monotonic clock, in ms.
+func (s *Store) mono(now time.Time) int64 { return now.Sub(s.origin).Milliseconds() }
+
+// SetFull makes the store refuse new series, with MemoryLimit, until it is
+// unset; known ones go on. For the keeper of the process' memory.
+func (s *Store) SetFull(full bool) { s.full.Store(full) }
+
+func (s *Store) slot(id uint32) (*block, *slot) {
+	b := s.blocks[id>>blockBits]
+	return b, &b.slots[id&(blockLen-1)]
+}
+
+func (s *Store) shardOf(hash uint64) *table { return &s.index[hash>>(64-6)] }
+
+// findSeries returns the slot of a canonical label set. Under structure.
+func (s *Store) findSeries(hash uint64, labels []byte) (uint32, bool) {
+	return s.shardOf(hash).find(uint32(hash), func(id uint32) bool {
+		_, sl := s.slot(id)
+		return s.hasLabels(sl, labels)
+	})
+}
+
+// hasLabels compares a slot's labels with a packed set, exactly.
+func (s *Store) hasLabels(sl *slot, labels []byte) bool {
+	for _, id := range s.refs.at(sl.refs, sl.n) {
+		p := s.dict.bytes(id)
+		if len(labels) < len(p) || string(labels[:len(p)]) != string(p) {
+			return false
+		}
+		labels = labels[len(p):]
+	}
+	return len(labels) == 0
+}
+
+// create makes the slot of a canonical, valid label set. Under structure, for
+// writing.
+func (s *Store) create(hash uint64, labels []byte, ownerID uint32, scratch []pairID) (uint32, []pairID) {
+	scratch = scratch[:0]
+	var named pairID
+	for i := 0; i < len(labels); {
+		_, _, size := scanPair(labels[i:])
+		p := labels[i : i+size]
+		id := s.dict.intern(s.dict.hashPair(p), p)
+		s.dict.pairs[id].refs++
+		if s.dict.pairs[id].flags&pairName != 0 {
+			named = id
+		}
+		scratch = append(scratch, id)
+		i += size
+	}
+	id := s.takeSlot()
+	_, sl := s.slot(id)
+	*sl = slot{refs: s.refs.put(scratch), n: uint8(len(scratch)), flags: inUse, owner: ownerID, next: noSlot, pin: s.pins.round()}
+	s.shardOf(hash).insert(uint32(hash), id)
+	m := s.metrics[named]
+	if m == nil {
+		_, name := splitPair(s.dict.bytes(named))
+		m = &metric{name: string(name)}
+		s.dict.pairs[named].refs++ // until the sweep finds the metric empty
+		s.metrics[named] = m
+	}
+	m.list = append(m.list, id)
+	o := s.owners[ownerID]
+	o.list = append(o.list, id)
+	o.count.Add(1)
+	s.held++
+	return id, scratch
+}
+
+// takeSlot finds the lowest free slot, so that whole blocks become free at the
+// end. Under structure, for writing.
+func (s *Store) takeSlot() uint32 {
+	for ; s.open < len(s.blocks); s.open++ {
+		b := s.blocks[s.open]
+		if b == nil {
+			b = &block{}
+			s.blocks[s.open] = b
+		}
+		if b.used == blockLen {
+			continue
+		}
+		for b.slots[b.cursor].flags&inUse != 0 {
+			b.cursor++
+		}
+		b.used++
+		return uint32(s.open<<blockBits | b.cursor)
+	}
+	s.blocks = append(s.blocks, &block{used: 1})
+	return uint32(s.open << blockBits)
+}
+
+// owner returns the id of an edge by name, OtherEdge's beyond the limit.
+func (s *Store) owner(name string) uint32 {
+	s.structure.RLock()
+	id, ok := s.ownerIDs[name]
+	if !ok && len(s.owners) >= s.opts.Limits.Edges {
+		id, ok = s.ownerIDs[OtherEdge]
+	}
+	s.structure.RUnlock()
+	if ok {
+		return id
+	}
+	s.structure.Lock()
+	defer s.structure.Unlock()
+	if len(s.owners) >= s.opts.Limits.Edges {
+		name = OtherEdge
+	}
+	if id, ok := s.ownerIDs[name]; ok {
+		return id
+	}
+	id = uint32(len(s.owners))
+	s.owners = append(s.owners, &owner{name: name})
+	s.ownerIDs[name] = id
+	return id
+}
+
+// Stats is the state of a store at one time.
+type Stats struct {
+	Live      int // series that a scan would show
+	Held      int // slots in use, hidden watermarks included
+	Metrics   int // metric names
+	Edges     int // names of edges
+	Pairs     int // interned label pairs
+	PairBytes int // of their packed form
+	Families  int // with metadata
+}
+
+// Stats counts at now; its cost is a linear scan, some ms per million series.
+func (s *Store) Stats(now time.Time) Stats {
+	mono := s.mono(now)
+	st := Stats{Families: s.metadata.len()}
+	for i := 0; ; i++ {
+		s.structure.RLock()
+		if i >= len(s.blocks) {
+			st.Held, st.Metrics, st.Edges = s.held, len(s.metrics), len(s.owners)
+			st.Pairs, st.PairBytes = len(s.dict.pairs)-len(s.dict.free), s.dict.live
+			s.structure.RUnlock()
+			return st
+		}
+		if b := s.blocks[i]; b != nil {
+			b.mu.Lock()
+			for j := range b.slots {
+				if b.slots[j].live(mono) {
+					st.Live++
+				}
+			}
+			b.mu.Unlock()
+		}
+		s.structure.RUnlock()
+	}
+}
+
+type counters struct {
+	expired, ended, created, forgotten, owners atomic.Uint64
+}
+
+// Counters are totals since the store was made.
+type Counters struct {
+	Created           uint64 // series
+	Expired           uint64 // series whose deadline has passed, as noticed by the sweep
+	Ended             uint64 // series ended by a stale marker
+	Forgotten         uint64 // watermarks freed
+	OwnerChanges      uint64 // series written by another edge than before
+	MetadataConflicts uint64 // families declared with a second type
+}
+
+// Counters returns the totals.
+func (s *Store) Counters() Counters {
+	return Counters{
+		Created: s.totals.created.Load(), Expired: s.totals.expired.Load(), Ended: s.totals.ended.Load(),
+		Forgotten: s.totals.forgotten.Load(), OwnerChanges: s.totals.owners.Load(),
+		MetadataConflicts: s.metadata.conflicts.Load(),
+	}
+}
