@@ -145,8 +145,16 @@ func New(opts Options) *Store {
 	return s
 }
 
-// mono is the store's monotonic clock, in ms.
-func (s *Store) mono(now time.Time) int64 { return now.Sub(s.origin).Milliseconds() }
+// mono is the store's monotonic clock, in whole ms. It is taken downwards before
+// the origin too, so that differences of times are exact.
+func (s *Store) mono(now time.Time) int64 {
+	d := now.Sub(s.origin)
+	ms := d.Milliseconds()
+	if d < 0 && d%time.Millisecond != 0 {
+		ms--
+	}
+	return ms
+}
 
 // SetFull makes the store refuse new series, with MemoryLimit, until it is
 // unset; known ones go on. For the keeper of the process' memory.
