@@ -50,6 +50,7 @@ type Batch struct {
 	reading  bool // holds structure for reading
 	turn     int  // series since the lock was taken
 	prepared bool
+	astray   int // series in a row that the prediction did not find
 
 	cur     current
 	block   *block // locked, or nil
@@ -122,6 +123,12 @@ type symbolPair struct {
 	turn uint32
 	id   pairID
 }
+
+// maxAstray is when a request is taken to be in no order that was seen before:
+// each wrong guess costs the cache misses of a slot, its references and a pair.
+// The guess is still compared with what the hash finds, and trusted again when
+// they agree.
+const maxAstray = 3
 
 const readTurn = 1024 // series between two chances for a writer
 
@@ -212,7 +219,7 @@ func (b *Batch) slot(id uint32) *slot {
 // came last time, and the one behind it.
 func (b *Batch) candidates() (c [2]uint32) {
 	prev := b.cur.slot
-	if prev == noSlot {
+	if prev == noSlot || b.astray > maxAstray {
 		return [2]uint32{noSlot, noSlot}
 	}
 	c = [2]uint32{b.slot(prev).next, prev + 1}
@@ -228,7 +235,14 @@ func (b *Batch) exists(id uint32) bool {
 	return id != noSlot && int(at) < len(b.store.blocks) && b.store.blocks[at] != nil
 }
 
-func (b *Batch) choose(id uint32, sl *slot) Verdict {
+// choose makes a slot that was found the current one. guess is whether the
+// prediction found it, or would have.
+func (b *Batch) choose(id uint32, sl *slot, guess bool) Verdict {
+	if guess {
+		b.astray = 0
+	} else {
+		b.astray++
+	}
 	sl.pin = uint16(b.round)
 	b.cur = current{slot: id, ttl: b.ttl}
 	return OK
@@ -249,7 +263,7 @@ func (b *Batch) Series(labels []byte) Verdict {
 			continue
 		}
 		if sl := b.slot(id); sl.flags&inUse != 0 && s.hasLabels(sl, labels) {
-			return b.choose(id, sl)
+			return b.choose(id, sl, true)
 		}
 	}
 	hash, canonical, ok := s.dict.hashLabels(labels)
@@ -267,7 +281,9 @@ func (b *Batch) Series(labels []byte) Verdict {
 func (b *Batch) find(hash uint64, labels []byte) Verdict {
 	s := b.store
 	if id, ok := s.findSeries(hash, labels); ok {
-		return b.choose(id, b.slot(id))
+		prev := b.cur.slot
+		agrees := prev != noSlot && (b.slot(prev).next == id || prev+1 == id)
+		return b.choose(id, b.slot(id), agrees)
 	}
 	b.cur = current{slot: noSlot, ttl: b.ttl}
 	if r, detail := s.opts.validate(labels); r != OK {
@@ -341,7 +357,7 @@ func (b *Batch) SeriesRefs(refs []uint32) Verdict {
 			}
 			sl := b.slot(id)
 			if sl.flags&inUse != 0 && int(sl.n) == len(b.ids) && equalIDs(s.refs.at(sl.refs, sl.n), b.ids) {
-				return b.choose(id, sl)
+				return b.choose(id, sl, true)
 			}
 		}
 	}

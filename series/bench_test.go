@@ -1,0 +1,120 @@
+package series
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// fleet makes the label sets of n series as a fleet of machines sends them: ten
+// labels, forty series a machine.
+func fleet(n int) [][]byte {
+	list := make([][]byte, n)
+	for i := range list {
+		pod, m := i/40, i%40
+		list[i] = packed(
+			"__name__", fmt.Sprintf("container_metric_%02d_total", m),
+			"cluster", "production-eu-west-1",
+			"container", fmt.Sprintf("app-%d", pod%50),
+			"endpoint", "https-metrics",
+			"id", fmt.Sprintf("/kubepods/burstable/pod%08x", pod),
+			"image", fmt.Sprintf("registry.example.com/team/app-%d:v1.%d", pod%50, pod%7),
+			"instance", fmt.Sprintf("10.%d.%d.%d:10250", pod>>16&255, pod>>8&255, pod&255),
+			"job", "kubelet",
+			"namespace", fmt.Sprintf("ns-%d", pod%100),
+			"pod", fmt.Sprintf("app-%d-%08x", pod%50, pod),
+		)
+	}
+	return list
+}
+
+const perRequest = 2000
+
+// ingest sends every series once, in requests of perRequest.
+func ingest(s *Store, list [][]byte, order []int, now time.Time) {
+	for from := 0; from < len(list); from += perRequest {
+		b := s.NewBatch(Request{Edge: "a", Received: now, Now: now})
+		for _, i := range order[from:min(from+perRequest, len(order))] {
+			b.Series(list[i])
+			b.Float(now.UnixMilli(), float64(i), 0)
+		}
+		b.Commit()
+		b.Release()
+	}
+}
+
+func stable(n int) []int {
+	order := make([]int, n)
+	for i := range order {
+		order[i] = i
+	}
+	return order
+}
+
+func BenchmarkIngest(b *testing.B) {
+	for _, n := range []int{100_000, 1_000_000} {
+		list := fleet(n)
+		for _, how := range []string{"stable", "random"} {
+			b.Run(fmt.Sprintf("order=%s/series=%d", how, n), func(b *testing.B) {
+				s := New(Options{})
+				order := stable(n)
+				ingest(s, list, order, at(0))
+				now := at(0)
+				b.ReportAllocs()
+				for b.Loop() {
+					if how == "random" {
+						b.StopTimer()
+						rand.Shuffle(n, func(i, j int) { order[i], order[j] = order[j], order[i] })
+						b.StartTimer()
+					}
+					now = now.Add(15 * time.Second)
+					ingest(s, list, order, now)
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/sample")
+			})
+		}
+		b.Run(fmt.Sprintf("order=new/series=%d", n), func(b *testing.B) {
+			for b.Loop() {
+				ingest(New(Options{}), list, stable(n), at(0))
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/sample")
+		})
+	}
+}
+
+// counting is a Visitor that looks at everything and writes nothing.
+type counting struct{ series, bytes int }
+
+func (c *counting) BeginFamily(*Family) {}
+func (c *counting) Series(_ *Family, s *Series) {
+	c.series++
+	for p := range s.Pairs {
+		c.bytes += len(p.Name) + len(p.Value)
+	}
+}
+func (c *counting) EndFamily(*Family) {}
+func (c *counting) Flush() error      { return nil }
+
+func BenchmarkScan(b *testing.B) {
+	const n = 1_000_000
+	s := New(Options{})
+	ingest(s, fleet(n), stable(n), at(0))
+	b.ReportAllocs()
+	for b.Loop() {
+		var c counting
+		if err := s.Scan(at(0), Query{}, &c); err != nil || c.series != n {
+			b.Fatal(err, c.series)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/series")
+}
+
+func BenchmarkSweep(b *testing.B) {
+	const n = 1_000_000
+	s := New(Options{})
+	ingest(s, fleet(n), stable(n), at(0))
+	for b.Loop() {
+		s.Sweep(at(0))
+	}
+}
