@@ -68,6 +68,7 @@ type Batch struct {
 	turns   uint32       // invalidates pairs when the lock was let go
 	scratch []byte
 	ids     []pairID
+	touched pairID // keeps the loads of lookup alive
 }
 
 // current is the series that samples are added to.
@@ -129,6 +130,9 @@ type symbolPair struct {
 // The guess is still compared with what the hash finds, and trusted again when
 // they agree.
 const maxAstray = 3
+
+// probeEvery is how often such a request is tried again for an order.
+const probeEvery = 64
 
 const readTurn = 1024 // series between two chances for a writer
 
@@ -250,7 +254,9 @@ func (b *Batch) choose(id uint32, sl *slot, guess bool) Verdict {
 
 // Series makes the series with these labels the current one. labels are
 // consecutive packed pairs, in any order; they are copied if they are kept. Any
-// verdict but OK is about the whole series: its samples are refused with it.
+// verdict but OK is about the whole series: its samples are refused with it. OK
+// is not the last word: a series that the store does not know is checked in
+// Prepare.
 //
 // Malformed says that the bytes are not in packed form, which need not be the
 // sender's fault: protobuf has several encodings of one label. Rebuild them with
@@ -277,21 +283,21 @@ func (b *Batch) Series(labels []byte) Verdict {
 	return b.rearranged(labels)
 }
 
-// find looks a canonical set up by its hash.
+// find looks a canonical set up by its hash, at once or, in a request that keeps
+// no known order, together with others in Prepare.
 func (b *Batch) find(hash uint64, labels []byte) Verdict {
 	s := b.store
-	if id, ok := s.findSeries(hash, labels); ok {
-		prev := b.cur.slot
-		agrees := prev != noSlot && (b.slot(prev).next == id || prev+1 == id)
-		return b.choose(id, b.slot(id), agrees)
+	prev := b.cur.slot
+	if b.astray <= maxAstray || b.astray%probeEvery == 0 {
+		if id, ok := s.findSeries(hash, labels); ok {
+			agrees := prev != noSlot && (b.slot(prev).next == id || prev+1 == id)
+			return b.choose(id, b.slot(id), agrees)
+		}
 	}
-	b.cur = current{slot: noSlot, ttl: b.ttl}
-	if r, detail := s.opts.validate(labels); r != OK {
-		return b.refuseSeries(r, labels, detail)
-	}
+	b.astray++
 	from := len(b.labels)
 	b.labels = append(b.labels, labels...)
-	b.cur.fresh = uint32(len(b.fresh))
+	b.cur = current{slot: noSlot, ttl: b.ttl, fresh: uint32(len(b.fresh))}
 	b.fresh = append(b.fresh, fresh{hash: hash, from: uint32(from), to: uint32(len(b.labels)), slot: noSlot})
 	return OK
 }
@@ -517,14 +523,6 @@ func (b *Batch) Refuse(r Reason, n int, series, detail string) {
 	}
 }
 
-// RefuseSeries counts the current series itself as refused, where no sample of it
-// was: one without samples.
-func (b *Batch) RefuseSeries() {
-	if b.cur.verdict != OK {
-		b.res.Rejected[b.cur.verdict]++
-	}
-}
-
 // Metadata records what the sender says of a family. family is copied.
 func (b *Batch) Metadata(family []byte, t MetricType, help, unit []byte) {
 	if len(family) == 0 || len(family) > b.store.opts.Limits.LabelValueBytes {
@@ -563,47 +561,24 @@ func (s *Store) packedLabels(sl *slot) []byte {
 	return p
 }
 
-const createTurn = 256 // series that one turn of the structure lock creates
-
-// Prepare settles what will be accepted: it makes room for new series, or
-// refuses them. After it the result's refusals are final, and the batch holds no
-// lock, so that a journal can be asked. The result is the batch's own.
+// Prepare settles what will be accepted: it finds the series that were not
+// predicted, checks and creates the new ones, or refuses them. After it the
+// result's refusals are final, and the batch holds no lock, so that a journal
+// can be asked. The result is the batch's own.
 func (b *Batch) Prepare() *Result {
 	if b.prepared {
 		return &b.res
 	}
 	b.prepared = true
-	b.letGo()
-	s := b.store
 	for rest := b.fresh; len(rest) > 0; {
-		turn := rest[:min(len(rest), createTurn)]
+		b.read()
+		turn := rest[:min(len(rest), lookupTurn)]
 		rest = rest[len(turn):]
-		s.structure.Lock()
-		for i := range turn {
-			f := &turn[i]
-			if f.entries == 0 {
-				continue
-			}
-			labels := b.labels[f.from:f.to]
-			if id, ok := s.findSeries(f.hash, labels); ok {
-				f.slot = id
-				_, sl := s.slot(id)
-				sl.pin = uint16(b.round)
-				continue
-			}
-			switch {
-			case s.held >= s.opts.Limits.Series:
-				f.verdict = SeriesLimit
-			case s.full.Load():
-				f.verdict = MemoryLimit
-			default:
-				f.slot, b.ids = s.create(f.hash, labels, b.owner, b.ids)
-				b.res.NewSeries++
-			}
-		}
-		s.structure.Unlock()
+		b.turn += len(turn)
+		b.lookup(turn)
 	}
-	s.totals.created.Add(uint64(b.res.NewSeries))
+	b.letGo()
+	b.create()
 	for i := range b.entries {
 		e := &b.entries[i]
 		if e.kind&isFresh == 0 {
@@ -615,11 +590,6 @@ func (b *Batch) Prepare() *Result {
 			continue
 		}
 		e.kind |= isMissing
-		detail := fmt.Sprintf("the relay holds %d series, its limit: --limits.series", s.opts.Limits.Series)
-		if f.verdict == MemoryLimit {
-			detail = "the relay is out of memory for new series: --limits.memory"
-		}
-		b.note(f.verdict, b.labels[f.from:f.to], detail)
 		b.res.Rejected[f.verdict]++
 		switch {
 		case e.kind&isExemplar != 0:
@@ -631,6 +601,116 @@ func (b *Batch) Prepare() *Result {
 		}
 	}
 	return &b.res
+}
+
+// lookupTurn is how many series are looked up side by side, so that their cache
+// misses overlap.
+const lookupTurn = 32
+
+// lookup finds the slots of series in three steps, each of which only touches
+// what the next one needs.
+func (b *Batch) lookup(turn []fresh) {
+	s := b.store
+	var guess [lookupTurn]uint32
+	var refs [lookupTurn]uint32
+	for i := range turn {
+		guess[i] = s.shardOf(turn[i].hash).first(uint32(turn[i].hash))
+	}
+	for i := range turn {
+		refs[i] = noSlot
+		if guess[i] != noSlot {
+			_, sl := s.slot(guess[i])
+			refs[i] = sl.refs
+		}
+	}
+	touched := pairID(0)
+	for i := range turn {
+		if refs[i] != noSlot {
+			touched += s.refs.at(refs[i], 1)[0]
+		}
+	}
+	b.touched = touched
+	for i := range turn {
+		f := &turn[i]
+		if guess[i] == noSlot {
+			continue
+		}
+		labels := b.labels[f.from:f.to]
+		if _, sl := s.slot(guess[i]); s.hasLabels(sl, labels) {
+			f.slot = guess[i]
+		} else if id, ok := s.findSeries(f.hash, labels); ok {
+			f.slot = id
+		}
+		if f.slot != noSlot {
+			b.slot(f.slot).pin = uint16(b.round)
+		}
+	}
+}
+
+// createTurn is how many series one turn of the structure lock creates.
+const createTurn = 128
+
+// create makes what lookup did not find, or says why not.
+func (b *Batch) create() {
+	s := b.store
+	held := 0
+	for i := range b.fresh {
+		f := &b.fresh[i]
+		if f.slot != noSlot || !b.check(f) || f.entries == 0 {
+			continue
+		}
+		if held == 0 {
+			s.structure.Lock()
+		}
+		b.createOne(f)
+		if held++; held == createTurn {
+			s.structure.Unlock()
+			held = 0
+		}
+	}
+	if held > 0 {
+		s.structure.Unlock()
+	}
+	s.totals.created.Add(uint64(b.res.NewSeries))
+}
+
+// check validates a series at first sight.
+func (b *Batch) check(f *fresh) bool {
+	labels := b.labels[f.from:f.to]
+	reason, detail := b.store.opts.validate(labels)
+	if reason == OK {
+		return true
+	}
+	f.verdict = reason
+	b.note(reason, labels, detail)
+	if f.entries == 0 {
+		b.res.Rejected[reason]++
+	}
+	return false
+}
+
+// createOne creates a series unless another request has just done so, or there
+// is no room. Under structure, for writing.
+func (b *Batch) createOne(f *fresh) {
+	s := b.store
+	labels := b.labels[f.from:f.to]
+	if id, ok := s.findSeries(f.hash, labels); ok {
+		f.slot = id
+		_, sl := s.slot(id)
+		sl.pin = uint16(b.round)
+		return
+	}
+	switch {
+	case s.held >= s.opts.Limits.Series:
+		f.verdict = SeriesLimit
+		b.note(f.verdict, labels, fmt.Sprintf("the relay holds %d series, its limit: --limits.series", s.opts.Limits.Series))
+	case s.full.Load():
+		f.verdict = MemoryLimit
+		b.note(f.verdict, labels, "the relay has no memory left for new series: --limits.memory")
+	default:
+		f.slot, b.ids = s.create(f.hash, labels, b.owner, b.ids)
+		b.res.NewSeries++
+	}
 }
 
 // Commit applies the batch: when it returns, every scan that starts shows what

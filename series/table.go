@@ -30,6 +30,16 @@ func (t *table) find(hash uint32, eq func(id uint32) bool) (uint32, bool) {
 	}
 }
 
+// first returns the first id under hash without a look at what it stands for, or
+// noSlot.
+func (t *table) first(hash uint32) uint32 {
+	id, ok := t.find(hash, func(uint32) bool { return true })
+	if !ok {
+		return noSlot
+	}
+	return id
+}
+
 // insert adds id, which must not be there.
 func (t *table) insert(hash, id uint32) {
 	if (t.used+1)*4 > len(t.entries)*3 {
