@@ -1,0 +1,390 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"text/tabwriter"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// A report is what one run measured. Durations are in the unit of their name.
+type report struct {
+	Go          string `json:"go"`
+	CPUs        int    `json:"cpus"`
+	Series      int    `json:"series"`
+	Labels      int    `json:"labels"`
+	Protocol    int    `json:"protocol"`
+	Order       string `json:"order"`
+	Connections int    `json:"connections"`
+	Batch       int    `json:"batch"`
+
+	First  round   `json:"first"`  // every series is new
+	Steady []round `json:"steady"` // then round by round
+	Median round   `json:"steady_median"`
+
+	ResidentBytes          int64   `json:"resident_bytes"`
+	ResidentBytesPerSeries float64 `json:"resident_bytes_per_series"`
+
+	Scrapes []scrapeReport `json:"scrapes"`
+
+	Idle     *latency `json:"push_idle,omitempty"`
+	Scraping *latency `json:"push_while_scraping,omitempty"`
+}
+
+type round struct {
+	SamplesPerSecond float64 `json:"samples_per_second"`
+	CPUNanos         float64 `json:"server_cpu_ns_per_sample"`
+}
+
+type scrapeReport struct {
+	Format      string  `json:"format"`
+	CPUSeconds  float64 `json:"server_cpu_seconds"`
+	WallSeconds float64 `json:"wall_seconds"`
+	FirstByteMS float64 `json:"first_byte_ms"`
+	Bytes       int64   `json:"bytes"`
+	Lines       int64   `json:"lines"`
+	GrowthBytes int64   `json:"memory_growth_bytes"`
+}
+
+type latency struct {
+	Requests int     `json:"requests"`
+	P50MS    float64 `json:"p50_ms"`
+	P99MS    float64 `json:"p99_ms"`
+}
+
+func measure(ctx context.Context, c *config, progress io.Writer) (*report, error) {
+	r := &report{Go: runtime.Version(), CPUs: runtime.NumCPU(), Series: c.Series, Labels: c.Labels, Protocol: c.Protocol, Order: c.Order, Connections: c.Connections, Batch: c.Batch}
+	p := process(c.PID)
+	f := &fleet{series: c.Series, labels: c.Labels}
+	rng := rand.New(rand.NewPCG(1, 2))
+	var series []int32
+	for n := range c.Rounds + 1 {
+		series = order(c.Order, c.Series, rng, series)
+		if c.Churn {
+			f.generation = n
+		}
+		got, err := sendRound(ctx, c, f, series, p)
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(progress, "round %d of %d: %.0f samples/s, %.0f ns of server CPU a sample\n", n, c.Rounds, got.SamplesPerSecond, got.CPUNanos)
+		if n == 0 {
+			r.First = got
+		} else {
+			r.Steady = append(r.Steady, got)
+		}
+	}
+	if len(r.Steady) > 0 {
+		r.Median = round{
+			median(r.Steady, func(x round) float64 { return x.SamplesPerSecond }),
+			median(r.Steady, func(x round) float64 { return x.CPUNanos }),
+		}
+	}
+	r.ResidentBytes, _ = p.resident()
+	r.ResidentBytesPerSeries = float64(r.ResidentBytes) / float64(c.Series)
+	if c.ScrapeURL != "" {
+		for _, format := range c.Formats {
+			s, err := scrapeFormat(ctx, c, format, p)
+			if err != nil {
+				return nil, err
+			}
+			fmt.Fprintf(progress, "scrape %s: %.2f s CPU, %.2f s wall\n", format, s.CPUSeconds, s.WallSeconds)
+			r.Scrapes = append(r.Scrapes, s)
+		}
+	}
+	if c.Latency > 0 && len(r.Steady) > 0 {
+		if err := measureLatency(ctx, c, f, series, r, progress); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+func median[T any](list []T, of func(T) float64) float64 {
+	v := make([]float64, len(list))
+	for i, x := range list {
+		v[i] = of(x)
+	}
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
+// sendRound sends every series once. Bodies are made ahead of the clock's start,
+// some requests at a time, so that the sender's own work is not measured.
+func sendRound(ctx context.Context, c *config, f *fleet, series []int32, p process) (round, error) {
+	now := time.Now().UnixMilli()
+	var next atomic.Int64
+	var spent atomic.Int64
+	cpu := p.cpu()
+	errs := make(chan error, c.Connections)
+	var wg sync.WaitGroup
+	for range c.Connections {
+		wg.Go(func() {
+			e := &encoder{fleet: f, protocol: c.Protocol}
+			for ctx.Err() == nil {
+				from := int(next.Add(int64(c.Batch))) - c.Batch
+				if from >= len(series) {
+					return
+				}
+				body := e.body(series[from:min(from+c.Batch, len(series))], now)
+				at := time.Now()
+				if err := post(ctx, c, body); err != nil {
+					errs <- err
+					return
+				}
+				spent.Add(int64(time.Since(at)))
+			}
+		})
+	}
+	wg.Wait()
+	select {
+	case err := <-errs:
+		return round{}, err
+	default:
+	}
+	if err := ctx.Err(); err != nil {
+		return round{}, err
+	}
+	waited := time.Duration(spent.Load()) / time.Duration(c.Connections)
+	return round{
+		SamplesPerSecond: float64(len(series)) / waited.Seconds(),
+		CPUNanos:         float64(p.cpu()-cpu) / float64(len(series)),
+	}, nil
+}
+
+var client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}, Timeout: 5 * time.Minute}
+
+func post(ctx context.Context, c *config, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.WriteURL, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Encoding", "snappy")
+	req.Header.Set("User-Agent", "relaybench")
+	if c.Protocol == 2 {
+		req.Header.Set("Content-Type", "application/x-protobuf;proto=io.prometheus.write.v2.Request")
+		req.Header.Set("X-Prometheus-Remote-Write-Version", "2.0.0")
+	} else {
+		req.Header.Set("Content-Type", "application/x-protobuf")
+		req.Header.Set("X-Prometheus-Remote-Write-Version", "0.1.0")
+	}
+	for k, v := range c.Headers {
+		req.Header.Set(k, v)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("push: %s: %s", resp.Status, bytes.TrimSpace(text))
+	}
+	return nil
+}
+
+var accepts = map[string]string{
+	"text":        "text/plain;version=0.0.4",
+	"openmetrics": "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8",
+	"protobuf":    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited",
+}
+
+func scrapeFormat(ctx context.Context, c *config, format string, p process) (scrapeReport, error) {
+	var runs []scrapeReport
+	for range c.Scrapes {
+		s, err := scrape(ctx, c.ScrapeURL, format, p)
+		if err != nil {
+			return s, err
+		}
+		runs = append(runs, s)
+	}
+	if len(runs) == 0 {
+		return scrapeReport{Format: format}, nil
+	}
+	last := runs[len(runs)-1]
+	last.CPUSeconds = median(runs, func(s scrapeReport) float64 { return s.CPUSeconds })
+	last.WallSeconds = median(runs, func(s scrapeReport) float64 { return s.WallSeconds })
+	last.FirstByteMS = median(runs, func(s scrapeReport) float64 { return s.FirstByteMS })
+	last.GrowthBytes = slices.MaxFunc(runs, func(a, b scrapeReport) int { return cmp.Compare(a.GrowthBytes, b.GrowthBytes) }).GrowthBytes
+	return last, nil
+}
+
+func scrape(ctx context.Context, url, format string, p process) (scrapeReport, error) {
+	s := scrapeReport{Format: format}
+	kind, encoding, _ := strings.Cut(format, "+")
+	accept, ok := accepts[kind]
+	if !ok {
+		return s, fmt.Errorf("unknown format %q", format)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return s, err
+	}
+	req.Header.Set("Accept", accept)
+	req.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", "120")
+	if encoding == "" {
+		encoding = "identity"
+	}
+	req.Header.Set("Accept-Encoding", encoding)
+	p.resetPeak()
+	before, _ := p.resident()
+	cpu, begun := p.cpu(), time.Now()
+	resp, err := client.Do(req)
+	if err != nil {
+		return s, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return s, fmt.Errorf("scrape: %s", resp.Status)
+	}
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(resp.Body, first); err != nil && !errors.Is(err, io.EOF) {
+		return s, err
+	}
+	s.FirstByteMS = float64(time.Since(begun).Microseconds()) / 1000
+	var kept io.Writer = io.Discard
+	var page bytes.Buffer
+	if encoding != "identity" {
+		kept = &page // uncompressed below, after the clock has stopped
+	}
+	n := &counter{}
+	buf := make([]byte, 1<<20)
+	kept.Write(first)
+	n.Write(first)
+	if _, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(kept, n)}, resp.Body, buf); err != nil {
+		return s, err
+	}
+	s.WallSeconds = time.Since(begun).Seconds()
+	s.CPUSeconds = (p.cpu() - cpu).Seconds()
+	_, peak := p.resident()
+	s.GrowthBytes = max(0, peak-before)
+	s.Bytes, s.Lines = n.bytes, n.lines
+	if s.Lines, err = lines(encoding, &page, n.lines); err != nil {
+		return s, err
+	}
+	return s, nil
+}
+
+// lines checks that a compressed page is whole and counts its lines.
+func lines(encoding string, page io.Reader, plain int64) (int64, error) {
+	var r io.Reader
+	switch encoding {
+	case "gzip":
+		z, err := gzip.NewReader(page)
+		if err != nil {
+			return 0, err
+		}
+		r = z
+	case "zstd":
+		z, err := zstd.NewReader(page)
+		if err != nil {
+			return 0, err
+		}
+		defer z.Close()
+		r = z
+	default:
+		return plain, nil
+	}
+	var n counter
+	_, err := io.Copy(&n, r)
+	return n.lines, err
+}
+
+type counter struct{ bytes, lines int64 }
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.bytes += int64(len(p))
+	c.lines += int64(bytes.Count(p, []byte{'\n'}))
+	return len(p), nil
+}
+
+// measureLatency pushes in an open loop, one request at a time by the clock
+// whether or not the last was answered, first alone and then while a scraper
+// never stops.
+func measureLatency(ctx context.Context, c *config, f *fleet, series []int32, r *report, progress io.Writer) error {
+	perSecond := r.Median.SamplesPerSecond * c.Latency / float64(c.Batch)
+	run := func() (*latency, error) { return openLoop(ctx, c, f, series, perSecond) }
+	var err error
+	if r.Idle, err = run(); err != nil {
+		return err
+	}
+	scraping, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for scraping.Err() == nil {
+			scrape(scraping, c.ScrapeURL, c.Formats[0], 0)
+		}
+	}()
+	r.Scraping, err = run()
+	stop()
+	<-done
+	fmt.Fprintf(progress, "push p99: %.2f ms idle, %.2f ms while scraping\n", r.Idle.P99MS, r.Scraping.P99MS)
+	return err
+}
+
+func openLoop(ctx context.Context, c *config, f *fleet, series []int32, perSecond float64) (*latency, error) {
+	const seconds = 10
+	n := max(1, int(perSecond*seconds))
+	e := &encoder{fleet: f, protocol: c.Protocol}
+	// A body for each request would be much memory: some are sent again and again.
+	bodies := make([][]byte, min(n, max(1, len(series)/c.Batch), 200))
+	for i := range bodies {
+		bodies[i] = slices.Clone(e.body(series[i*c.Batch:min((i+1)*c.Batch, len(series))], time.Now().UnixMilli()))
+	}
+	took := make([]float64, n)
+	var wg sync.WaitGroup
+	var failed atomic.Value
+	begun := time.Now()
+	for i := range n {
+		due := begun.Add(time.Duration(float64(i) / perSecond * float64(time.Second)))
+		time.Sleep(time.Until(due))
+		wg.Go(func() {
+			if err := post(ctx, c, bodies[i%len(bodies)]); err != nil {
+				failed.Store(err)
+			}
+			took[i] = float64(time.Since(due).Microseconds()) / 1000
+		})
+	}
+	wg.Wait()
+	if err, ok := failed.Load().(error); ok {
+		return nil, err
+	}
+	slices.Sort(took)
+	return &latency{Requests: n, P50MS: took[n/2], P99MS: took[n*99/100]}, nil
+}
+
+func (r *report) table(w io.Writer) {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	defer t.Flush()
+	fmt.Fprintf(t, "series\t%d, %d labels, protocol %d, %s order, %d samples a request, %d connections\n", r.Series, r.Labels, r.Protocol, r.Order, r.Batch, r.Connections)
+	fmt.Fprintf(t, "new series\t%.0f ns CPU a sample\t%.0f samples/s\n", r.First.CPUNanos, r.First.SamplesPerSecond)
+	fmt.Fprintf(t, "steady\t%.0f ns CPU a sample\t%.0f samples/s\n", r.Median.CPUNanos, r.Median.SamplesPerSecond)
+	fmt.Fprintf(t, "resident\t%.0f MB\t%.0f B a series\n", float64(r.ResidentBytes)/1e6, r.ResidentBytesPerSeries)
+	for _, s := range r.Scrapes {
+		fmt.Fprintf(t, "scrape %s\t%.2f s CPU, %.2f s wall, first byte %.1f ms\t%.1f MB, %d lines, memory +%.1f MB\n",
+			s.Format, s.CPUSeconds, s.WallSeconds, s.FirstByteMS, float64(s.Bytes)/1e6, s.Lines, float64(s.GrowthBytes)/1e6)
+	}
+	for _, l := range []struct {
+		name string
+		*latency
+	}{{"idle", r.Idle}, {"while scraping", r.Scraping}} {
+		if l.latency != nil {
+			fmt.Fprintf(t, "push %s\tp50 %.2f ms, p99 %.2f ms\t%d requests\n", l.name, l.P50MS, l.P99MS, l.Requests)
+		}
+	}
+}
