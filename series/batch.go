@@ -134,6 +134,10 @@ const maxAstray = 3
 // probeEvery is how often such a request is tried again for an order.
 const probeEvery = 64
 
+// maxFreshBytes bounds the labels of the new series of one request: references
+// to symbols make them much longer than the request.
+const maxFreshBytes = 128 << 20
+
 const readTurn = 1024 // series between two chances for a writer
 
 // NewBatch begins a request.
@@ -277,10 +281,21 @@ func (b *Batch) Series(labels []byte) Verdict {
 		b.cur = current{slot: noSlot, verdict: Malformed}
 		return Malformed
 	}
+	if len(labels) > b.store.maxSent() {
+		return b.tooLong(labels, len(labels))
+	}
 	if canonical {
 		return b.find(hash, labels)
 	}
 	return b.rearranged(labels)
+}
+
+// maxSent bounds the labels of one series as they are sent, empty ones included,
+// so that what is done with them is bounded too.
+func (s *Store) maxSent() int { return 4 * s.opts.Limits.SeriesBytes }
+
+func (b *Batch) tooLong(labels []byte, n int) Verdict {
+	return b.refuseSeries(SeriesTooLong, labels, fmt.Sprintf("labels of %d bytes, the limit is %d: --limits.series-bytes", n, b.store.opts.Limits.SeriesBytes))
 }
 
 // find looks a canonical set up by its hash, at once or, in a request that keeps
@@ -296,6 +311,9 @@ func (b *Batch) find(hash uint64, labels []byte) Verdict {
 	}
 	b.astray++
 	from := len(b.labels)
+	if from+len(labels) > maxFreshBytes {
+		return b.refuseSeries(MemoryLimit, labels, fmt.Sprintf("one request may bring new series with labels of %d bytes together: send smaller ones", maxFreshBytes))
+	}
 	b.labels = append(b.labels, labels...)
 	b.cur = current{slot: noSlot, ttl: b.ttl, fresh: uint32(len(b.fresh))}
 	b.fresh = append(b.fresh, fresh{hash: hash, from: uint32(from), to: uint32(len(b.labels)), slot: noSlot})
@@ -367,9 +385,18 @@ func (b *Batch) SeriesRefs(refs []uint32) Verdict {
 			}
 		}
 	}
+	size := 0
+	for _, ref := range refs {
+		size += len(b.symbols[ref])
+	}
+	if size > b.store.maxSent() {
+		b.cur = current{slot: noSlot}
+		return b.tooLong(nil, size)
+	}
 	packed := b.packed(refs)
 	hash, canonical, ok := b.store.dict.hashLabels(packed)
 	if !ok {
+		b.cur = current{slot: noSlot}
 		return b.refuseSeries(LabelValueTooLong, nil, "a label is longer than any limit allows")
 	}
 	if canonical {
@@ -391,7 +418,7 @@ func equalIDs(a, b []pairID) bool {
 func (b *Batch) packed(refs []uint32) []byte {
 	p := b.scratch[:0]
 	for i := 0; i+1 < len(refs); i += 2 {
-		p = appendPair(p, b.symbols[refs[i]], b.symbols[refs[i+1]])
+		p = AppendPair(p, b.symbols[refs[i]], b.symbols[refs[i+1]])
 	}
 	b.scratch = p
 	return p
@@ -402,11 +429,15 @@ func (b *Batch) packed(refs []uint32) []byte {
 func (b *Batch) interned(refs []uint32) bool {
 	d := b.store.dict
 	b.ids = b.ids[:0]
+	fresh := 0
 	for i := 0; i+1 < len(refs); i += 2 {
 		name, value := refs[i], refs[i+1]
 		c := &b.pairs[value]
 		if c.turn != b.turns || c.name != name {
-			b.scratch = appendPair(b.scratch[:0], b.symbols[name], b.symbols[value])
+			if fresh += len(b.symbols[name]) + len(b.symbols[value]); fresh > b.store.opts.Limits.SeriesBytes {
+				return false // no known series is that long
+			}
+			b.scratch = AppendPair(b.scratch[:0], b.symbols[name], b.symbols[value])
 			id, ok := d.lookup(d.hashPair(b.scratch), b.scratch)
 			if !ok {
 				return false
@@ -525,7 +556,7 @@ func (b *Batch) Refuse(r Reason, n int, series, detail string) {
 
 // Metadata records what the sender says of a family. family is copied.
 func (b *Batch) Metadata(family []byte, t MetricType, help, unit []byte) {
-	if len(family) == 0 || len(family) > b.store.opts.Limits.LabelValueBytes {
+	if len(family) == 0 || len(family) > b.store.opts.Limits.LabelValueBytes || b.store.metadata.unchanged(b.owner, family, t, help, unit) {
 		return
 	}
 	b.md = append(b.md, declared{append([]byte(nil), family...), Metadata{Type: t, Help: cut(help), Unit: cut(unit)}})

@@ -59,9 +59,7 @@ func newDict(seed maphash.Seed) *dict { return &dict{seed: seed} }
 //
 // with varint lengths. It is the form in which a remote-write request and the
 // protobuf exposition hold a label, so that neither has to convert one.
-func AppendPair(dst []byte, name, value string) []byte { return appendPair(dst, name, value) }
-
-func appendPair[T string | []byte](dst []byte, name, value T) []byte {
+func AppendPair[T string | []byte](dst []byte, name, value T) []byte {
 	n := 2 + uvarintLen(len(name)) + len(name) + uvarintLen(len(value)) + len(value)
 	dst = append(dst, 0x0a)
 	dst = binary.AppendUvarint(dst, uint64(n))

@@ -185,6 +185,19 @@ func (m *metadata) known(edge uint32, family []byte, md *Metadata) bool {
 	return false
 }
 
+// unchanged is known for what was not cut yet; most metadata is sent again and
+// again, and this does not allocate.
+func (m *metadata) unchanged(edge uint32, family []byte, t MetricType, help, unit []byte) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for _, v := range m.families[string(family)] {
+		if v.has(edge) {
+			return v.Type == t && v.Help == string(help) && v.Unit == string(unit)
+		}
+	}
+	return false
+}
+
 // put records the edge's word on a family.
 func (m *metadata) put(edge uint32, family []byte, md Metadata) {
 	if m.known(edge, family, &md) {

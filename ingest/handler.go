@@ -1,0 +1,433 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"relay/series"
+)
+
+// Paths are those under which senders expect a remote-write endpoint:
+// Prometheus and VictoriaMetrics, Mimir, old Cortex and Telegraf, Thanos, Alloy.
+var Paths = []string{"/api/v1/write", "/api/v1/push", "/api/prom/push", "/api/v1/receive", "/api/v1/metrics/write"}
+
+// Options configure a [Handler]. Store is required.
+type Options struct {
+	Store      *series.Store
+	Registerer prometheus.Registerer // of the handler's metrics; nil: not registered
+	Logger     *slog.Logger          // nil: silent
+
+	RequestBytes  int64 // of one request, compressed and again decoded; 0: 32 MiB
+	InflightBytes int64 // of all requests being taken; 0: 256 MiB
+
+	// TrustedProxies may say for whom they ask, in X-Forwarded-For.
+	TrustedProxies []netip.Prefix
+}
+
+// Limits of waiting. Senders give up after 30 s and try again.
+const (
+	maxWait    = 10 * time.Second // for a processor or for room
+	retryAfter = "5"              // seconds: a Prometheus sender sleeps exactly that long
+)
+
+// A Handler is the remote-write endpoint for both versions of the protocol, told
+// apart by Content-Type. It may be called concurrently, and answers
+//
+//   - 204 if all is accepted, late and repeated samples included
+//   - 400 if some can never be accepted: the rest is applied, the body says how
+//     many were refused, why, and names the first
+//   - 405, 415 for other methods, media types and encodings
+//   - 413 for a body over the limit
+//   - 503 with Retry-After if the relay cannot take it now
+//
+// What was answered with 2xx is visible to every scrape that starts later. The
+// sources of these rules are the remote-write specifications 1.0 and 2.0.
+type Handler struct {
+	opts     Options
+	log      *slog.Logger
+	metrics  *metrics
+	room     budget
+	turns    chan struct{} // bounds how many requests are decoded at once
+	decoders sync.Pool
+	clock    ownClock
+
+	draining atomic.Bool
+	inflight sync.WaitGroup
+	gate     sync.RWMutex // orders draining and inflight.Add
+}
+
+// New returns a Handler.
+func New(opts Options) *Handler {
+	if opts.RequestBytes <= 0 {
+		opts.RequestBytes = 32 << 20
+	}
+	if opts.InflightBytes <= 0 {
+		opts.InflightBytes = 256 << 20
+	}
+	opts.InflightBytes = max(opts.InflightBytes, 2*opts.RequestBytes)
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	h := &Handler{
+		opts:    opts,
+		log:     opts.Logger,
+		metrics: newMetrics(opts.Registerer),
+		turns:   make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
+	}
+	h.room.init(opts.InflightBytes)
+	h.metrics.inflight(&h.room)
+	h.decoders.New = func() any { return &decoder{} }
+	return h
+}
+
+// Drain refuses new requests with 503 from now on, and waits until those being
+// taken are answered or ctx ends.
+func (h *Handler) Drain(ctx context.Context) error {
+	h.gate.Lock()
+	h.draining.Store(true)
+	h.gate.Unlock()
+	done := make(chan struct{})
+	go func() {
+		h.inflight.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// A refusal is an answer other than 2xx to a request as a whole.
+type refusal struct {
+	code   int
+	reason string // for the metric; bounded
+	text   string
+}
+
+func (r *refusal) Error() string { return r.text }
+
+func refuse(code int, reason, format string, args ...any) *refusal {
+	return &refusal{code: code, reason: reason, text: fmt.Sprintf(format, args...)}
+}
+
+func (h *Handler) enter() bool {
+	h.gate.RLock()
+	defer h.gate.RUnlock()
+	if h.draining.Load() {
+		return false
+	}
+	h.inflight.Add(1)
+	return true
+}
+
+// ServeHTTP takes one request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	version, bad := negotiate(r)
+	var res series.Result
+	if bad == nil {
+		if h.enter() {
+			defer h.inflight.Done()
+			res, bad = h.take(w, r, version)
+		} else {
+			bad = refuse(http.StatusServiceUnavailable, "draining", "the relay is shutting down")
+		}
+	}
+	code := http.StatusNoContent
+	header := w.Header()
+	if version == v2 {
+		header.Set("X-Prometheus-Remote-Write-Samples-Written", strconv.Itoa(res.Samples))
+		header.Set("X-Prometheus-Remote-Write-Histograms-Written", strconv.Itoa(res.Histograms))
+		header.Set("X-Prometheus-Remote-Write-Exemplars-Written", strconv.Itoa(res.Exemplars))
+	}
+	switch {
+	case bad != nil:
+		code = bad.code
+		h.metrics.refusedRequests.WithLabelValues(bad.reason).Inc()
+		h.log.Debug("Request refused", "remote", r.RemoteAddr, "code", code, "reason", bad.reason, "err", bad.text)
+		answer(w, r, bad)
+	case res.Refused() > 0:
+		code = http.StatusBadRequest
+		h.log.Debug("Samples refused", "remote", r.RemoteAddr, "refused", res.Refused(), "first", res.First.Error())
+		http.Error(w, summary(&res), code)
+	default:
+		w.WriteHeader(code)
+	}
+	h.metrics.observe(version, code, &res, time.Since(start))
+}
+
+// answer sends a refusal so that it arrives: a client that is still sending when
+// the connection is closed sees a reset, not the status, and would try again for
+// ever. So the rest of its body is read, within limits.
+func answer(w http.ResponseWriter, r *http.Request, bad *refusal) {
+	switch bad.code {
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+		w.Header().Set("Retry-After", retryAfter)
+	case http.StatusMethodNotAllowed:
+		w.Header().Set("Allow", http.MethodPost)
+	}
+	const patience = 2 * time.Second
+	const maxDrained = 64 << 20
+	const drainedAnyway = 256 << 10 // by net/http
+	c := http.NewResponseController(w)
+	long := r.ContentLength < 0 || r.ContentLength > drainedAnyway
+	if long && r.ProtoMajor == 1 && c.EnableFullDuplex() == nil && c.SetReadDeadline(time.Now().Add(patience)) == nil {
+		w.Header().Set("Connection", "close")
+		http.Error(w, bad.text, bad.code)
+		c.Flush()
+		io.CopyN(io.Discard, r.Body, maxDrained)
+		return
+	}
+	http.Error(w, bad.text, bad.code)
+}
+
+// maxAnswer is what Prometheus reads of an error: 1024 bytes.
+const maxAnswer = 1000
+
+// summary says what was refused of a request.
+func summary(res *series.Result) string {
+	var b bytes.Buffer
+	taken := res.Samples + res.Histograms + res.Exemplars
+	fmt.Fprintf(&b, "%d of %d refused, the rest is accepted:", res.Refused(), res.Refused()+taken)
+	sep := " "
+	for r, n := range res.Rejected {
+		if n > 0 {
+			fmt.Fprintf(&b, "%s%d %s", sep, n, series.Reason(r))
+			sep = ", "
+		}
+	}
+	if res.First != nil {
+		fmt.Fprintf(&b, "; the first: %s", res.First.Error())
+	}
+	if b.Len() > maxAnswer {
+		b.Truncate(maxAnswer)
+	}
+	return strings.ToValidUTF8(b.String(), "")
+}
+
+// A version is one of the messages that senders write.
+type version uint8
+
+const (
+	unknown version = iota
+	v1
+	v2
+)
+
+func (v version) String() string { return [...]string{"unknown", "1.0", "2.0"}[v] }
+
+// negotiate tells the version and refuses what cannot be read, before the body
+// is touched.
+func negotiate(r *http.Request) (version, *refusal) {
+	if r.Method != http.MethodPost {
+		return unknown, refuse(http.StatusMethodNotAllowed, "method", "remote write is POST")
+	}
+	v, err := contentVersion(r.Header)
+	if err != nil {
+		return unknown, refuse(http.StatusUnsupportedMediaType, "content_type", "%v; the relay takes application/x-protobuf, of prometheus.WriteRequest or io.prometheus.write.v2.Request", err)
+	}
+	if enc := r.Header.Values("Content-Encoding"); len(enc) > 1 || len(enc) == 1 && !strings.EqualFold(strings.TrimSpace(enc[0]), "snappy") && enc[0] != "" {
+		return v, refuse(http.StatusUnsupportedMediaType, "content_encoding", "Content-Encoding %.60q: remote write is snappy (block format)", strings.Join(enc, ", "))
+	}
+	return v, nil
+}
+
+// contentVersion reads the Content-Type. None is 1.0, as in Prometheus.
+func contentVersion(h http.Header) (version, error) {
+	types := h.Values("Content-Type")
+	if len(types) == 0 || len(types) == 1 && types[0] == "" {
+		return v1, nil
+	}
+	if len(types) > 1 {
+		return unknown, errors.New("two Content-Types")
+	}
+	media, params, err := mime.ParseMediaType(types[0])
+	if err != nil || media != "application/x-protobuf" {
+		return unknown, fmt.Errorf("Content-Type %.80q", types[0])
+	}
+	switch proto, given := params["proto"]; {
+	case !given, proto == "prometheus.WriteRequest":
+		return v1, nil
+	case proto == "io.prometheus.write.v2.Request":
+		return v2, nil
+	}
+	return unknown, fmt.Errorf("Content-Type %.80q", types[0])
+}
+
+// take reads, decodes and applies a request.
+func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version) (series.Result, *refusal) {
+	var none series.Result
+	edge, bad := h.edge(r)
+	if bad != nil {
+		return none, bad
+	}
+	ttl, bad := requestTTL(r)
+	if bad != nil {
+		return none, bad
+	}
+	body, bad := h.read(w, r)
+	if bad != nil {
+		return none, bad
+	}
+	defer body.release()
+	h.metrics.bytes.Add(float64(len(body.bytes())))
+	select {
+	case h.turns <- struct{}{}:
+	default:
+		wait := time.NewTimer(maxWait)
+		defer wait.Stop()
+		select {
+		case h.turns <- struct{}{}:
+		case <-wait.C:
+			return none, refuse(http.StatusServiceUnavailable, "busy", "no processor was free for %s", maxWait)
+		case <-r.Context().Done():
+			return none, refuse(http.StatusServiceUnavailable, "busy", "the client has gone")
+		}
+	}
+	defer func() { <-h.turns }()
+	raw, bad := h.decompress(r.Context(), body)
+	if bad != nil {
+		return none, bad
+	}
+	defer raw.release()
+	h.metrics.decodedBytes.Add(float64(len(raw.bytes())))
+
+	now := time.Now()
+	batch := h.opts.Store.NewBatch(series.Request{Edge: edge, TTL: ttl, Received: now, Now: now})
+	defer batch.Release()
+	if err := h.decode(v, raw.bytes(), batch); err != nil {
+		return none, refuse(http.StatusBadRequest, "malformed", "cannot read the request as remote write %s: %v; nothing of it was applied", v, err)
+	}
+	if h.clock.suspect(edge, batch.Prepare(), now) {
+		return none, refuse(http.StatusServiceUnavailable, "own_clock", "all active edges are too far ahead of the relay's clock: it is taken to be wrong")
+	}
+	res := batch.Commit()
+	if res.Clamped {
+		w.Header().Set("X-Relay-TTL", res.Granted.String())
+	}
+	return res, nil
+}
+
+func (h *Handler) decode(v version, raw []byte, batch *series.Batch) error {
+	d := h.decoders.Get().(*decoder)
+	*d = decoder{batch: batch, budget: memoryFactor * int(h.opts.RequestBytes), scratch: d.scratch[:0], symbols: d.symbols[:0], refs: d.refs[:0]}
+	var err error
+	if v == v2 {
+		err = d.v2(raw)
+	} else {
+		err = d.v1(raw)
+	}
+	const keep = 1 << 16
+	if cap(d.scratch) > keep {
+		d.scratch = nil
+	}
+	clear(d.symbols[:cap(d.symbols)])
+	if cap(d.symbols) > keep {
+		d.symbols = nil
+	}
+	d.batch = nil
+	h.decoders.Put(d)
+	return err
+}
+
+// memoryFactor is how many times its limit in bytes a request may take in memory.
+const memoryFactor = 4
+
+// requestTTL is the TTL that a request asks for: by header, else by query.
+func requestTTL(r *http.Request) (series.TTL, *refusal) {
+	asked, where := r.Header.Get("X-Relay-TTL"), "header X-Relay-TTL"
+	if asked == "" && r.URL.RawQuery != "" {
+		asked, where = r.URL.Query().Get("ttl"), "query parameter ttl"
+	}
+	if asked == "" {
+		return 0, nil
+	}
+	ttl, err := series.ParseTTL(asked)
+	if err != nil {
+		return 0, refuse(http.StatusBadRequest, "ttl", "%s: %v", where, err)
+	}
+	return ttl, nil
+}
+
+// EdgeHeader names the edge where no edges file does.
+const EdgeHeader = "X-Relay-Edge"
+
+const maxEdgeBytes = 128
+
+// edge names the sender: by header, else by its address.
+func (h *Handler) edge(r *http.Request) (string, *refusal) {
+	if name := r.Header.Get(EdgeHeader); name != "" {
+		if !validEdge(name) {
+			return "", refuse(http.StatusBadRequest, "edge", "%s %.60q: an edge's name has at most %d of the characters A-Z a-z 0-9 . _ : @ -, the first a letter or digit", EdgeHeader, name, maxEdgeBytes)
+		}
+		return name, nil
+	}
+	return ClientAddr(r, h.opts.TrustedProxies), nil
+}
+
+func validEdge(name string) bool {
+	if len(name) > maxEdgeBytes {
+		return false
+	}
+	for i := 0; i < len(name); i++ {
+		c := name[i]
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case i > 0 && strings.IndexByte("._:@-", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// ClientAddr is the address that a request came from, without port: the
+// connection's, or where that is a trusted proxy's, the last in X-Forwarded-For
+// that is not one.
+func ClientAddr(r *http.Request, trusted []netip.Prefix) string {
+	addr, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return "unknown"
+	}
+	at := addr.Addr().Unmap().WithZone("")
+	isProxy := func(a netip.Addr) bool {
+		for _, p := range trusted {
+			if p.Contains(a) {
+				return true
+			}
+		}
+		return false
+	}
+	if !isProxy(at) {
+		return at.String()
+	}
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for i := len(hops) - 1; i >= 0; i-- {
+		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+		if err != nil {
+			break
+		}
+		at = hop.Unmap().WithZone("")
+		if !isProxy(at) {
+			break
+		}
+	}
+	return at.String()
+}

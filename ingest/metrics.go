@@ -1,0 +1,102 @@
+package ingest
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"relay/series"
+)
+
+// metrics are the handler's own. No label value is made from what a client sent.
+type metrics struct {
+	requests        *prometheus.CounterVec
+	refusedRequests *prometheus.CounterVec
+	refused         [series.NumReasons]prometheus.Counter
+	stored          prometheus.Counter
+	ended           prometheus.Counter
+	superseded      prometheus.Counter
+	expired         prometheus.Counter
+	histograms      prometheus.Counter
+	exemplars       prometheus.Counter
+	created         prometheus.Counter
+	bytes           prometheus.Counter
+	decodedBytes    prometheus.Counter
+	duration        prometheus.Histogram
+	reg             prometheus.Registerer
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	if reg == nil {
+		reg = prometheus.NewRegistry()
+	}
+	m := &metrics{
+		reg: reg,
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "relay_write_requests_total", Help: "Remote-write requests by protocol version and status code.",
+		}, []string{"protocol", "code"}),
+		refusedRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "relay_refused_requests_total", Help: "Requests of which nothing was applied, by reason.",
+		}, []string{"reason"}),
+		bytes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "relay_received_bytes_total", Help: "Bytes of request bodies, compressed.",
+		}),
+		decodedBytes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "relay_decoded_bytes_total", Help: "Bytes of request bodies, decoded.",
+		}),
+		histograms: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "relay_accepted_histograms_total", Help: "Native histogram samples accepted; also counted in relay_samples_total by outcome.",
+		}),
+		exemplars: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "relay_accepted_exemplars_total", Help: "Exemplars accepted.",
+		}),
+		created: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "relay_created_series_total", Help: "Series seen for the first time, or again after they were forgotten.",
+		}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "relay_write_duration_seconds", Help: "Time to take a remote-write request.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10},
+
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100,
+		}),
+	}
+	samples := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "relay_samples_total", Help: "Accepted samples by outcome: stored, superseded by a newer one, ended the series (stale marker), expired on arrival.",
+	}, []string{"outcome"})
+	m.stored, m.ended = samples.WithLabelValues("stored"), samples.WithLabelValues("ended")
+	m.superseded, m.expired = samples.WithLabelValues("superseded"), samples.WithLabelValues("expired_on_arrival")
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "relay_refused_samples_total", Help: "Samples and exemplars refused, by reason.",
+	}, []string{"reason"})
+	for r := series.OK + 1; r < series.NumReasons; r++ {
+		m.refused[r] = refused.WithLabelValues(r.String())
+	}
+	reg.MustRegister(m.requests, m.refusedRequests, m.bytes, m.decodedBytes, m.histograms, m.exemplars, m.created, m.duration, samples, refused)
+	return m
+}
+
+func (m *metrics) inflight(b *budget) {
+	m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "relay_inflight_bytes", Help: "Bytes of requests being taken, compressed and decoded.",
+	}, func() float64 { return float64(b.inUse()) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "relay_inflight_bytes_limit", Help: "The most that relay_inflight_bytes may be.",
+	}, func() float64 { return float64(b.total) }))
+}
+
+func (m *metrics) observe(v version, code int, res *series.Result, took time.Duration) {
+	m.requests.WithLabelValues(v.String(), strconv.Itoa(code)).Inc()
+	m.duration.Observe(took.Seconds())
+	m.stored.Add(float64(res.Stored))
+	m.ended.Add(float64(res.Ended))
+	m.superseded.Add(float64(res.Superseded))
+	m.expired.Add(float64(res.ExpiredOnArrival))
+	m.histograms.Add(float64(res.Histograms))
+	m.exemplars.Add(float64(res.Exemplars))
+	m.created.Add(float64(res.NewSeries))
+	for r, n := range res.Rejected {
+		if n > 0 {
+			m.refused[r].Add(float64(n))
+		}
+	}
+}
