@@ -27,10 +27,9 @@ type decoder struct {
 	symbols [][]byte
 	refs    []uint32
 
-	said struct { // metadata of the series before
-		name, help, unit uint32
-		typ              uint64
-		ok               bool
+	said struct { // metadata handed on last; the zero one never is
+		name uint32
+		statement
 	}
 }
 
@@ -546,29 +545,74 @@ func (d *decoder) symbol(s []byte) error {
 	return d.spend(1, costSymbol)
 }
 
-// v2Series walks a TimeSeries of 2.0.
+// v2Series walks a TimeSeries of 2.0. The plain shape is references, one sample,
+// and metadata, which generated code writes even where it is empty.
 func (d *decoder) v2Series(ts []byte) error {
 	if err := d.spend(1, costSeries+costSample); err != nil {
 		return err
 	}
-	if len(ts) > 2 && ts[0] == 0x0a && ts[1] < 0x80 {
-		end := 2 + int(ts[1])
-		if end <= len(ts) {
-			if v, t, ok := soleSample(ts[end:]); ok {
-				d.refs = d.refs[:0]
-				if err := d.appendRefs(ts[2:end]); err != nil {
-					return err
-				}
-				if len(d.refs)%2 != 0 {
-					return errOddRefs
-				}
-				d.batch.SeriesRefs(d.refs)
-				d.batch.Float(t, v, 0)
-				return nil
-			}
+	if len(ts) < 2 || ts[0] != 0x0a || ts[1] >= 0x80 {
+		return d.v2General(ts)
+	}
+	refs := 2 + int(ts[1])
+	if refs+2 > len(ts) || ts[refs] != 0x12 || ts[refs+1] >= 0x80 {
+		return d.v2General(ts)
+	}
+	end := refs + 2 + int(ts[refs+1])
+	if end > len(ts) {
+		return d.v2General(ts)
+	}
+	v, t, ok := soleSample(ts[refs:end])
+	if !ok {
+		return d.v2General(ts)
+	}
+	md := ts[end:]
+	if len(md) > 0 && (len(md) < 2 || md[0] != 0x2a || int(md[1]) != len(md)-2) {
+		return d.v2General(ts)
+	}
+	d.refs = d.refs[:0]
+	if err := d.appendRefs(ts[2:refs]); err != nil {
+		return err
+	}
+	if len(d.refs)%2 != 0 {
+		return errOddRefs
+	}
+	if len(md) > 2 {
+		if err := d.check(md[2:], v2MetadataFields); err != nil {
+			return err
+		}
+		if err := d.v2Metadata(statementOf(md[2:])); err != nil {
+			return err
 		}
 	}
-	return d.v2General(ts)
+	d.batch.SeriesRefs(d.refs)
+	d.batch.Float(t, v, 0)
+	return nil
+}
+
+// A statement is the metadata of a series, by reference.
+type statement struct {
+	typ        uint64
+	help, unit uint32
+}
+
+// statementOf reads a checked Metadata of 2.0.
+func statementOf(msg []byte) (s statement) {
+	s.read(msg)
+	return s
+}
+
+func (s *statement) read(msg []byte) {
+	for c := (cursor{rest: msg}); c.next(); {
+		switch c.num {
+		case 1:
+			s.typ = c.val
+		case 3:
+			s.help = uint32(c.val)
+		case 4:
+			s.unit = uint32(c.val)
+		}
+	}
 }
 
 var errOddRefs = errors.New("a series has an odd number of label references")
@@ -620,10 +664,7 @@ func (d *decoder) v2General(ts []byte) error {
 	}
 	d.refs = d.refs[:0]
 	items := 0
-	var md struct {
-		typ, help, unit uint64
-		given           bool
-	}
+	var md statement
 	for c := (cursor{rest: ts}); c.next(); {
 		switch c.num {
 		case 1:
@@ -633,28 +674,14 @@ func (d *decoder) v2General(ts []byte) error {
 		case 2, 3, 4:
 			items++
 		case 5:
-			md.given = true
-			for c := (cursor{rest: c.data}); c.next(); {
-				switch c.num {
-				case 1:
-					md.typ = c.val
-				case 3:
-					md.help = uint64(uint32(c.val))
-				case 4:
-					md.unit = uint64(uint32(c.val))
-				}
-			}
+			md.read(c.data)
 		}
 	}
 	if len(d.refs)%2 != 0 {
 		return errOddRefs
 	}
-	n := uint64(len(d.symbols))
-	if md.help >= max(n, 1) || md.unit >= max(n, 1) {
-		return errRef(max(md.help, md.unit), int(n))
-	}
-	if md.given && n > 0 {
-		d.v2Metadata(md.typ, uint32(md.help), uint32(md.unit))
+	if err := d.v2Metadata(md); err != nil {
+		return err
 	}
 	if items == 0 {
 		return nil
@@ -690,25 +717,35 @@ func (d *decoder) packedSize() int {
 	return n
 }
 
-// v2Metadata hands on what a series says of its family, unless the series before
-// has just said it.
-func (d *decoder) v2Metadata(typ uint64, help, unit uint32) {
+// v2Metadata hands on what the series of d.refs says of its family, unless the
+// series before has just said it.
+func (d *decoder) v2Metadata(s statement) error {
+	if s == (statement{}) {
+		return nil
+	}
+	ref := uint64(max(s.help, s.unit))
+	if ref >= uint64(max(len(d.symbols), 1)) {
+		return errRef(ref, len(d.symbols))
+	}
+	if len(d.symbols) == 0 {
+		return nil // without a name
+	}
+	help, unit := d.symbols[s.help], d.symbols[s.unit]
+	if s.typ == 0 && len(help) == 0 && len(unit) == 0 {
+		return nil
+	}
 	for i := 0; i+1 < len(d.refs); i += 2 {
 		if string(d.symbols[d.refs[i]]) != "__name__" {
 			continue
 		}
 		name := d.refs[i+1]
-		s := &d.said
-		if s.ok && s.name == name && s.help == help && s.unit == unit && s.typ == typ {
-			return
+		if d.said.name != name || d.said.statement != s {
+			d.said.name, d.said.statement = name, s
+			d.batch.SeriesMetadata(d.symbols[name], metricType(s.typ), help, unit)
 		}
-		s.ok, s.name, s.help, s.unit, s.typ = true, name, help, unit, typ
-		if typ == 0 && len(d.symbols[help]) == 0 && len(d.symbols[unit]) == 0 {
-			return // says nothing
-		}
-		d.batch.SeriesMetadata(d.symbols[name], metricType(typ), d.symbols[help], d.symbols[unit])
-		return
+		return nil
 	}
+	return nil
 }
 
 func (d *decoder) v2Exemplar(msg []byte) error {
