@@ -199,3 +199,15 @@ func IsLegacyName[T string | []byte](s T) bool {
 	}
 	return len(s) > 0
 }
+
+// UnpackPairs yields the pairs of a packed label set.
+func UnpackPairs(labels []byte, yield func(name, value []byte)) {
+	for i := 0; i < len(labels); {
+		name, value, size := scanPair(labels[i:])
+		if size == 0 {
+			return
+		}
+		yield(name, value)
+		i += size
+	}
+}

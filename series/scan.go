@@ -24,8 +24,14 @@ type Query struct {
 	Shard, Shards int
 
 	// Grouped brings the series of one metric of a histogram or summary family
-	// together: bounds rising, then sum, count, created.
+	// together: bounds rising, then sum, count, created. Without it the created
+	// series are families of their own.
 	Grouped bool
+
+	// Rename is how names will be written, where that is not as they are:
+	// families are then shown in the order of what it makes of their names, those
+	// that it leaves alone first. It is called without locks.
+	Rename func(name string) string
 }
 
 // A Matcher is a condition on one label. A series without the label has the
@@ -57,6 +63,43 @@ type Family struct {
 	Names    []string // of its metrics, sorted: foo_bucket, foo_count, foo_sum
 
 	members []member
+	store   *Store
+	mono    int64
+}
+
+// Shows reports whether the store has a live series of that metric name, of any
+// family. It may be called during a visit.
+func (f *Family) Shows(metric string) bool {
+	s := f.store
+	packed := AppendPair(nil, "__name__", metric)
+	id, ok := s.dict.lookup(s.dict.hashPair(packed), packed)
+	m := s.metrics[id]
+	if !ok || m == nil {
+		return false
+	}
+	return slices.ContainsFunc(m.list, func(slot uint32) bool { return s.liveSlot(slot, f.mono) })
+}
+
+func (s *Store) liveSlot(id uint32, mono int64) bool {
+	b := s.blocks[id>>blockBits]
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.slots[id&(blockLen-1)].live(mono)
+}
+
+// ShowsSeries reports whether the store has a live series of exactly these
+// labels: packed, sorted by name. It may be called during a visit.
+func (f *Family) ShowsSeries(labels []byte) bool {
+	s := f.store
+	hash, canonical, ok := s.dict.hashLabels(labels)
+	if !ok || !canonical {
+		return false
+	}
+	id, ok := s.findSeries(hash, labels)
+	return ok && s.liveSlot(id, f.mono)
 }
 
 type member struct {
@@ -178,10 +221,13 @@ func (s *Store) families(c *scan) []*Family {
 	byName := map[string]*Family{}
 	for _, m := range members {
 		name, part, md := s.metadata.resolve(m.name)
+		if part == Created && (md.Type == Counter || !c.query.Grouped) {
+			name, part, md = m.name, Plain, Metadata{}
+		}
 		m.part = part
 		f := byName[name]
 		if f == nil {
-			f = &Family{Name: name, Metadata: md}
+			f = &Family{Name: name, Metadata: md, store: s, mono: c.mono}
 			byName[name] = f
 		}
 		f.members = append(f.members, m)
@@ -194,6 +240,18 @@ func (s *Store) families(c *scan) []*Family {
 		list = append(list, f)
 	}
 	slices.SortFunc(list, func(a, b *Family) int { return cmp.Compare(a.Name, b.Name) })
+	if rename := c.query.Rename; rename != nil {
+		slices.SortStableFunc(list, func(a, b *Family) int {
+			x, y := rename(a.Name), rename(b.Name)
+			if x == y && (a.Name == x) != (b.Name == y) {
+				if a.Name == x {
+					return -1
+				}
+				return 1
+			}
+			return cmp.Compare(x, y)
+		})
+	}
 	return list
 }
 

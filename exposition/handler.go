@@ -1,0 +1,305 @@
+package exposition
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"relay/series"
+)
+
+// Options configure a [Handler]. Store is required.
+type Options struct {
+	Store      *series.Store
+	Registerer prometheus.Registerer // of the handler's metrics; nil: not registered
+	Logger     *slog.Logger          // nil: silent
+
+	// Timestamps is "auto", "always" or "never"; "" is auto: a series carries its
+	// sample's timestamp if its TTL is within Lookback.
+	Timestamps string
+	Lookback   time.Duration // the centre's; 0: 5m
+
+	MaxScrapes int // rendered at a time, the others wait; 0: 4
+}
+
+// A Handler answers scrapes with the live series. It may be called concurrently.
+//
+// Query parameters: match[] (selectors as in /federate, any may match), edge
+// (series which that edge wrote last), shard=i/n (a part of the series, i from 0,
+// that depends on their labels alone; n at most 1024).
+type Handler struct {
+	opts    Options
+	stamps  stamps
+	log     *slog.Logger
+	metrics *metrics
+	turns   chan struct{}
+	parser  parser.Parser
+}
+
+// Limits of a scrape.
+const (
+	defaultTimeout = 2 * time.Minute // without X-Prometheus-Scrape-Timeout-Seconds
+	maxShards      = 1024
+	maxSelectors   = 64
+)
+
+// New returns a Handler.
+func New(opts Options) (*Handler, error) {
+	if opts.Lookback <= 0 {
+		opts.Lookback = 5 * time.Minute
+	}
+	if opts.MaxScrapes <= 0 {
+		opts.MaxScrapes = 4
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	st := stamps{lookback: series.TTLOf(opts.Lookback)}
+	switch opts.Timestamps {
+	case "", "auto":
+	case "always":
+		st.always = true
+	case "never":
+		st.never = true
+	default:
+		return nil, fmt.Errorf("timestamps %q: want auto, always or never", opts.Timestamps)
+	}
+	return &Handler{
+		opts: opts, stamps: st, log: opts.Logger, metrics: newMetrics(opts.Registerer),
+		turns:  make(chan struct{}, opts.MaxScrapes),
+		parser: parser.NewParser(parser.Options{}),
+	}, nil
+}
+
+// ServeHTTP answers one scrape.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "a scrape is GET", http.StatusMethodNotAllowed)
+		return
+	}
+	q, err := h.query(r.URL.Query())
+	if err != nil {
+		h.metrics.failed.WithLabelValues("bad_request").Inc()
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	start := time.Now()
+	timeout := scrapeTimeout(r.Header)
+	ctx, cancel := context.WithTimeout(r.Context(), timeout)
+	defer cancel()
+	if !h.enter(ctx, timeout) {
+		h.metrics.failed.WithLabelValues("busy").Inc()
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, fmt.Sprintf("%d scrapes are being answered: --exposition.max-scrapes", h.opts.MaxScrapes), http.StatusServiceUnavailable)
+		return
+	}
+	defer func() { <-h.turns }()
+
+	f := negotiate(strings.Join(r.Header.Values("Accept"), ","))
+	enc := negotiateEncoding(strings.Join(r.Header.Values("Accept-Encoding"), ","))
+	header := w.Header()
+	header.Set("Content-Type", f.contentType())
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Add("Vary", "Accept, Accept-Encoding")
+	if enc != identity {
+		header.Set("Content-Encoding", string(enc))
+	}
+	if r.Method == http.MethodHead {
+		return
+	}
+	// A reader that has gone, or reads nothing, is left behind.
+	http.NewResponseController(w).SetWriteDeadline(start.Add(timeout))
+	sent := &counted{w: w, ctx: ctx}
+	p, err := h.render(sent, f, enc, q, start)
+	if err != nil {
+		h.metrics.failed.WithLabelValues("aborted").Inc()
+		h.log.Debug("Scrape aborted", "remote", r.RemoteAddr, "sent", sent.n, "err", err)
+		// The client must not take what it has for the whole page.
+		panic(http.ErrAbortHandler)
+	}
+	h.metrics.observe(f.syntax, enc, sent.n, p, time.Since(start))
+}
+
+// enter waits for a turn until the scraper is about to give up.
+func (h *Handler) enter(ctx context.Context, timeout time.Duration) bool {
+	select {
+	case h.turns <- struct{}{}:
+		return true
+	default:
+	}
+	wait := time.NewTimer(timeout - timeout/10)
+	defer wait.Stop()
+	select {
+	case h.turns <- struct{}{}:
+		return true
+	case <-wait.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// scrapeTimeout is how long the scraper waits.
+func scrapeTimeout(h http.Header) time.Duration {
+	s, err := strconv.ParseFloat(h.Get("X-Prometheus-Scrape-Timeout-Seconds"), 64)
+	if err != nil || !(s > 0) || s > defaultTimeout.Seconds() {
+		return defaultTimeout
+	}
+	return time.Duration(s * float64(time.Second))
+}
+
+// query reads the parameters.
+func (h *Handler) query(v url.Values) (series.Query, error) {
+	q := series.Query{Edge: v.Get("edge")}
+	selectors := v["match[]"]
+	if len(selectors) > maxSelectors {
+		return q, fmt.Errorf("%d selectors, at most %d", len(selectors), maxSelectors)
+	}
+	for _, selector := range selectors {
+		matchers, err := h.parser.ParseMetricSelector(selector)
+		if err != nil {
+			return q, fmt.Errorf("match[] %.200q: %w", selector, err)
+		}
+		var and []series.Matcher
+		for _, m := range matchers {
+			and = append(and, series.Matcher{Name: m.Name, Matches: m.Matches})
+		}
+		q.Matchers = append(q.Matchers, and)
+	}
+	if shard := v.Get("shard"); shard != "" {
+		of := func(s string) int {
+			n, err := strconv.Atoi(s)
+			if err != nil {
+				return -1
+			}
+			return n
+		}
+		i, n, _ := strings.Cut(shard, "/")
+		q.Shard, q.Shards = of(i), of(n)
+		if q.Shard < 0 || q.Shards < 1 || q.Shards > maxShards || q.Shard >= q.Shards {
+			return q, fmt.Errorf("shard %.20q: want i/n with 0 <= i < n <= %d", shard, maxShards)
+		}
+	}
+	return q, nil
+}
+
+// A writer shows series in one format.
+type writer interface {
+	series.Visitor
+	Close() error
+}
+
+// render writes a page.
+func (h *Handler) render(out io.Writer, f format, enc encoding, q series.Query, now time.Time) (*page, error) {
+	compressed, closeAll := compress(out, enc)
+	p := newPage(compressed, f.scheme, h.stamps)
+	q.Rename = p.rename()
+	var w writer
+	switch f.syntax {
+	case openMetrics:
+		q.Grouped = true
+		w = newText(p, true)
+	case protobuf:
+		q.Grouped = true
+		w = newProto(p)
+	default:
+		w = newText(p, false)
+	}
+	err := h.opts.Store.Scan(now, q, w)
+	if err == nil {
+		err = w.Close()
+	}
+	return p, errors.Join(err, closeAll())
+}
+
+// counted writes to the network until the scraper's patience ends.
+type counted struct {
+	w   io.Writer
+	ctx context.Context
+	n   int64
+}
+
+func (c *counted) Write(b []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	return n, err
+}
+
+// bundled gathers the small pieces that compressors write.
+type bundled struct {
+	w   io.Writer
+	buf []byte
+	out bool
+}
+
+func (b *bundled) Write(p []byte) (int, error) {
+	b.buf = append(b.buf, p...)
+	if len(b.buf) >= 128<<10 || !b.out && len(b.buf) >= 4<<10 {
+		b.out = true
+		return len(p), b.flush()
+	}
+	return len(p), nil
+}
+
+func (b *bundled) flush() error {
+	_, err := b.w.Write(b.buf)
+	b.buf = b.buf[:0]
+	return err
+}
+
+var (
+	gzips = sync.Pool{New: func() any {
+		w, err := gzip.NewWriterLevel(nil, gzip.BestSpeed)
+		if err != nil {
+			panic(err)
+		}
+		return w
+	}}
+	zstds = sync.Pool{New: func() any {
+		w, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+		if err != nil {
+			panic(err)
+		}
+		return w
+	}}
+)
+
+// compress wraps out; the function ends what it wrapped with.
+func compress(out io.Writer, enc encoding) (io.Writer, func() error) {
+	b := &bundled{w: out}
+	switch enc {
+	case gzipped:
+		w := gzips.Get().(*gzip.Writer)
+		w.Reset(b)
+		return w, func() error {
+			err := errors.Join(w.Close(), b.flush())
+			gzips.Put(w)
+			return err
+		}
+	case zstdized:
+		w := zstds.Get().(*zstd.Encoder)
+		w.Reset(b)
+		return w, func() error {
+			err := errors.Join(w.Close(), b.flush())
+			zstds.Put(w)
+			return err
+		}
+	}
+	return out, func() error { return nil }
+}

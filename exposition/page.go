@@ -1,0 +1,241 @@
+package exposition
+
+import (
+	"hash/maphash"
+	"io"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/prometheus/common/model"
+
+	"relay/series"
+)
+
+// An omission is why a live series is not on a page.
+type omission uint8
+
+const (
+	escapedTwin  omission = iota // escaped, its labels are those of another series
+	escapedLabel                 // escaped, two of its labels have one name
+	numOmissions
+)
+
+func (o omission) String() string {
+	return [...]string{"escaped_to_another_series", "escaped_to_duplicate_label"}[o]
+}
+
+// page is what the writers of all formats share: the buffer, and how names are
+// written.
+type page struct {
+	out   io.Writer
+	buf   []byte
+	first bool // nothing has been written out yet
+	err   error
+
+	scheme  model.EscapingScheme
+	names   map[string]string // escaped
+	headers map[string]bool   // escaped names of families that have a header
+	written map[[2]uint64]bool
+	seeds   [2]maphash.Seed
+	scratch []byte
+
+	stamps  stamps
+	series  int
+	omitted [numOmissions]int
+}
+
+// stamps says which series carry the timestamp of their sample.
+type stamps struct {
+	always, never bool
+	lookback      series.TTL // else: series whose TTL is at most this
+}
+
+// of is the timestamp to write for a series, in ms, if any. A series that is
+// declared good for longer than the centre looks back carries none, or it would
+// be hidden there.
+func (st stamps) of(s *series.Series) (ms int64, ok bool) {
+	switch {
+	case st.never, s.Pushed:
+		return 0, false
+	case st.always:
+		return s.Time, true
+	}
+	return s.Time, s.TTL <= st.lookback
+}
+
+const (
+	firstFlush  = 16 << 10  // so that the first byte is early
+	laterFlush  = 256 << 10 // large writes: system calls are half the cost
+	bufferExtra = 64 << 10
+)
+
+func newPage(out io.Writer, scheme model.EscapingScheme, st stamps) *page {
+	return &page{
+		out: out, scheme: scheme, stamps: st, first: true,
+		buf:   make([]byte, 0, laterFlush+bufferExtra),
+		names: map[string]string{},
+	}
+}
+
+// Flush writes the buffer out when it is worth it.
+func (p *page) Flush() error {
+	if limit := laterFlush; len(p.buf) >= limit || p.first && len(p.buf) >= firstFlush {
+		return p.write()
+	}
+	return p.err
+}
+
+func (p *page) write() error {
+	if p.err == nil && len(p.buf) > 0 {
+		_, p.err = p.out.Write(p.buf)
+		p.first = false
+	}
+	p.buf = p.buf[:0]
+	return p.err
+}
+
+// rename is series.Query.Rename for the page; nil where names are not escaped.
+func (p *page) rename() func(string) string {
+	if p.scheme == model.NoEscaping {
+		return nil
+	}
+	return p.name
+}
+
+// name is how a name is written, without quotes.
+func (p *page) name(name string) string {
+	if p.scheme == model.NoEscaping || series.IsLegacyName(name) {
+		return name
+	}
+	e, ok := p.names[name]
+	if !ok {
+		if len(p.names) > 10_000 {
+			clear(p.names)
+		}
+		e = model.EscapeName(name, p.scheme)
+		p.names[name] = e
+	}
+	return e
+}
+
+func legacyLabel(name []byte) bool {
+	for _, c := range name {
+		if c == ':' {
+			return false
+		}
+	}
+	return series.IsLegacyName(name)
+}
+
+// labelName is how the name of a label is written, without quotes.
+func (p *page) labelName(name []byte) string {
+	if p.scheme == model.NoEscaping || legacyLabel(name) {
+		return string(name)
+	}
+	n := p.name(string(name))
+	return strings.ReplaceAll(n, ":", "_") // legal in metric names alone
+}
+
+// head reports whether a family of that escaped name gets its header now: only
+// one of the families that are written under one name does.
+func (p *page) head(name string) bool {
+	if p.scheme == model.NoEscaping {
+		return true
+	}
+	if p.headers == nil {
+		p.headers = map[string]bool{}
+	}
+	if p.headers[name] {
+		return false
+	}
+	p.headers[name] = true
+	return true
+}
+
+type pair struct{ name, value string }
+
+// escape returns the labels of a series as they are written where a name has to
+// be escaped, sorted; ok is false where the page cannot have it, because of what
+// else it has under these names.
+func (p *page) escape(f *series.Family, s *series.Series) (pairs []pair, ok bool) {
+	name := p.name(s.Name)
+	for l := range s.Pairs {
+		pairs = append(pairs, pair{p.labelName(l.Name), string(l.Value)})
+	}
+	slices.SortFunc(pairs, func(a, b pair) int { return strings.Compare(a.name, b.name) })
+	all := append([]pair{{"__name__", name}}, pairs...)
+	slices.SortFunc(all, func(a, b pair) int { return strings.Compare(a.name, b.name) })
+	packed := p.scratch[:0]
+	for i, l := range all {
+		if i > 0 && l.name == all[i-1].name {
+			p.omitted[escapedLabel]++
+			return nil, false
+		}
+		packed = series.AppendPair(packed, l.name, l.value)
+	}
+	p.scratch = packed
+	if f.ShowsSeries(packed) || p.seen(packed) {
+		p.omitted[escapedTwin]++
+		return nil, false
+	}
+	return pairs, true
+}
+
+// seen remembers an escaped label set, by 128 keyed bits.
+func (p *page) seen(packed []byte) bool {
+	if p.written == nil {
+		p.written = map[[2]uint64]bool{}
+		p.seeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
+	}
+	key := [2]uint64{maphash.Bytes(p.seeds[0], packed), maphash.Bytes(p.seeds[1], packed)}
+	if p.written[key] {
+		return true
+	}
+	p.written[key] = true
+	return false
+}
+
+// hasUnit reports whether a family's unit is the suffix of its name, which
+// OpenMetrics and Prometheus demand.
+func hasUnit(name, unit string) bool {
+	return unit != "" && strings.HasSuffix(name, "_"+unit) && utf8.ValidString(unit)
+}
+
+// buckets calls visit for the classic form of a native histogram with custom
+// buckets: bounds rising, counts cumulative, without +Inf.
+func buckets(h *series.Histogram, visit func(bound, cumulative float64)) {
+	counts := make([]float64, len(h.CustomValues)+1)
+	at, i, last := 0, 0, int64(0)
+	for _, span := range h.PositiveSpans {
+		at += int(span.Offset)
+		for range span.Length {
+			v := 0.0
+			switch {
+			case h.Float && i < len(h.PositiveCounts):
+				v = h.PositiveCounts[i]
+			case !h.Float && i < len(h.PositiveDeltas):
+				last += h.PositiveDeltas[i]
+				v = float64(last)
+			}
+			if at >= 0 && at < len(counts) {
+				counts[at] = v
+			}
+			at++
+			i++
+		}
+	}
+	sum := 0.0
+	for i, bound := range h.CustomValues {
+		sum += counts[i]
+		visit(bound, sum)
+	}
+}
+
+// total is the count of a native histogram.
+func total(h *series.Histogram) float64 {
+	if h.Float {
+		return h.CountFloat
+	}
+	return float64(h.Count)
+}
