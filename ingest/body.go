@@ -58,6 +58,10 @@ func (b *budget) inUse() int64 {
 // needs.
 const roomWait = time.Second
 
+// bodyTime is how long a body may take: who sends one byte a second holds room
+// for all of it.
+const bodyTime = 30 * time.Second
+
 // A buffer is a pooled piece of memory that counts in the budget.
 type buffer struct {
 	mem    *[]byte
@@ -109,6 +113,9 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (*buffer, *refusa
 	if r.ContentLength > limit {
 		return nil, tooLarge()
 	}
+	c := http.NewResponseController(w)
+	c.SetReadDeadline(time.Now().Add(bodyTime)) // where there is a connection
+	defer c.SetReadDeadline(time.Time{})
 	if r.ContentLength < 0 {
 		return h.readChunked(r, tooLarge)
 	}

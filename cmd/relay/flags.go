@@ -1,0 +1,170 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/alecthomas/units"
+	"github.com/prometheus/common/promslog"
+	logflag "github.com/prometheus/common/promslog/flag"
+	"github.com/prometheus/common/version"
+	"github.com/prometheus/exporter-toolkit/web"
+	webflag "github.com/prometheus/exporter-toolkit/web/kingpinflag"
+
+	"relay/series"
+)
+
+// config is what the flags say.
+type config struct {
+	log promslog.Config
+	web *web.FlagConfig
+
+	externalURL    *url.URL
+	routePrefix    string
+	trustedProxies []netip.Prefix
+	lifecycle      bool
+
+	ttl, ttlMin, ttlMax series.TTL
+	lag, future         time.Duration
+	nameValidation      string
+
+	limits        series.Limits
+	memory        string
+	requestBytes  units.Base2Bytes
+	inflightBytes units.Base2Bytes
+	seriesBytes   units.Base2Bytes
+
+	timestamps string
+	lookback   time.Duration
+	maxScrapes int
+}
+
+// ttlValue lets a flag be given in the TTL grammar.
+type ttlValue struct{ ttl *series.TTL }
+
+func (v ttlValue) Set(s string) (err error) {
+	*v.ttl, err = series.ParseTTL(s)
+	return err
+}
+
+func (v ttlValue) String() string { return v.ttl.String() }
+
+type prefixes struct{ list *[]netip.Prefix }
+
+func (p prefixes) Set(s string) error {
+	for part := range strings.SplitSeq(s, ",") {
+		part = strings.TrimSpace(part)
+		prefix, err := netip.ParsePrefix(part)
+		if err != nil {
+			addr, addrErr := netip.ParseAddr(part)
+			if addrErr != nil {
+				return fmt.Errorf("%q is neither an address nor a CIDR block", part)
+			}
+			prefix = netip.PrefixFrom(addr, addr.BitLen())
+		}
+		*p.list = append(*p.list, prefix)
+	}
+	return nil
+}
+
+func (p prefixes) String() string     { return fmt.Sprint(*p.list) }
+func (p prefixes) IsCumulative() bool { return true }
+
+// newApp declares the flags.
+func newApp(cfg *config) *kingpin.Application {
+	app := kingpin.New("relay", "Remote write in, /metrics out, and nothing outlives its TTL.")
+	app.HelpFlag.Short('h')
+	app.Version(version.Print("relay"))
+	cfg.web = webflag.AddFlags(app, ":10091")
+	app.Flag("web.external-url", "The URL under which the relay is reached, for its own links; its path is the default of --web.route-prefix.").URLVar(&cfg.externalURL)
+	app.Flag("web.route-prefix", "Prefix of all paths.").StringVar(&cfg.routePrefix)
+	app.Flag("web.trusted-proxies", "Addresses or CIDR blocks, comma-separated or repeated, whose X-Forwarded-For names an edge.").SetValue(prefixes{&cfg.trustedProxies})
+	app.Flag("web.enable-lifecycle", "Let POST /-/reload and /-/quit reload and stop the relay.").BoolVar(&cfg.lifecycle)
+
+	app.Flag("series.ttl", "How long a series lives without a newer sample, where its sender does not say (label __ttl__, header X-Relay-TTL, query ttl): a duration, seconds, or inf.").Default("5m").SetValue(ttlValue{&cfg.ttl})
+	app.Flag("series.ttl-min", "The shortest TTL that a sender is granted.").Default("1s").SetValue(ttlValue{&cfg.ttlMin})
+	app.Flag("series.ttl-max", "The longest TTL that a sender is granted.").Default("inf").SetValue(ttlValue{&cfg.ttlMax})
+	app.Flag("series.lag-tolerance", "How much later than its own time a sample may arrive and still count as current.").Default("1m").DurationVar(&cfg.lag)
+	app.Flag("series.future-tolerance", "How far ahead of the relay's clock a sample may be; others are refused.").Default("10m").DurationVar(&cfg.future)
+
+	app.Flag("limits.memory", "Memory that the process may use, as a size or a percentage of the cgroup's limit or the RAM: over it new series are refused, known ones go on. 0: no limit.").Default("80%").StringVar(&cfg.memory)
+	app.Flag("limits.series", "Series held, expired ones that are not forgotten yet included.").Default("5000000").IntVar(&cfg.limits.Series)
+	app.Flag("limits.edges", "Edges told apart by name; the rest count as one.").Default("10000").IntVar(&cfg.limits.Edges)
+	app.Flag("limits.labels", "Labels of a series, at most 255.").Default("64").IntVar(&cfg.limits.Labels)
+	app.Flag("limits.label-name-bytes", "Length of a label's name.").Default("1024").IntVar(&cfg.limits.LabelNameBytes)
+	app.Flag("limits.label-value-bytes", "Length of a label's value.").Default("4096").IntVar(&cfg.limits.LabelValueBytes)
+	app.Flag("limits.series-bytes", "Length of all labels of a series.").Default("16KiB").BytesVar(&cfg.seriesBytes)
+	app.Flag("limits.request-bytes", "Length of a request, compressed and again decoded.").Default("32MiB").BytesVar(&cfg.requestBytes)
+	app.Flag("limits.inflight-bytes", "Length of all requests that are being taken, compressed and decoded.").Default("256MiB").BytesVar(&cfg.inflightBytes)
+
+	app.Flag("ingest.name-validation", "Metric and label names that are taken: utf8, or legacy for those of [a-zA-Z_:][a-zA-Z0-9_:]* alone.").Default("utf8").EnumVar(&cfg.nameValidation, "utf8", "legacy")
+
+	app.Flag("exposition.timestamps", "Which series carry their sample's timestamp: auto (those with a TTL within the lookback), always, never.").Default("auto").EnumVar(&cfg.timestamps, "auto", "always", "never")
+	app.Flag("exposition.lookback", "The lookback of the Prometheus that scrapes the relay (its --query.lookback-delta).").Default("5m").DurationVar(&cfg.lookback)
+	app.Flag("exposition.max-scrapes", "Scrapes that are answered at a time; more of them wait.").Default("4").IntVar(&cfg.maxScrapes)
+	logflag.AddFlags(app, &cfg.log)
+	return app
+}
+
+// parseFlags reads the command line; done says that it only asked for --help or
+// --version, which has been answered.
+func parseFlags(args []string, stdout io.Writer) (cfg *config, done bool, err error) {
+	cfg = &config{}
+	app := newApp(cfg)
+	app.UsageWriter(stdout)
+	app.Terminate(func(int) { done = true })
+	_, err = app.Parse(args)
+	if done {
+		return nil, true, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return cfg, false, cfg.check()
+}
+
+// check finds what does not fit together.
+func (c *config) check() error {
+	c.limits.SeriesBytes = int(c.seriesBytes)
+	switch {
+	case c.ttlMin > c.ttlMax:
+		return fmt.Errorf("--series.ttl-min=%s is over --series.ttl-max=%s", c.ttlMin, c.ttlMax)
+	case c.ttl < c.ttlMin || c.ttl > c.ttlMax:
+		return fmt.Errorf("--series.ttl=%s is not between --series.ttl-min=%s and --series.ttl-max=%s", c.ttl, c.ttlMin, c.ttlMax)
+	case c.lag <= 0 || c.future <= 0 || c.lookback <= 0:
+		return errors.New("--series.lag-tolerance, --series.future-tolerance and --exposition.lookback must be positive")
+	case c.limits.Labels < 1 || c.limits.Labels > 255:
+		return fmt.Errorf("--limits.labels=%d is not between 1 and 255", c.limits.Labels)
+	case c.requestBytes < 1024 || c.requestBytes > 1<<30:
+		return fmt.Errorf("--limits.request-bytes=%s is not between 1KiB and 1GiB", c.requestBytes)
+	case c.inflightBytes < 2*c.requestBytes:
+		return fmt.Errorf("--limits.inflight-bytes=%s is less than twice --limits.request-bytes=%s: one request, compressed and decoded", c.inflightBytes, c.requestBytes)
+	case c.seriesBytes < 64 || c.seriesBytes > 512<<10:
+		return fmt.Errorf("--limits.series-bytes=%s is not between 64B and 512KiB", c.seriesBytes)
+	}
+	for name, n := range map[string]int{
+		"--limits.series": c.limits.Series, "--limits.edges": c.limits.Edges, "--limits.label-name-bytes": c.limits.LabelNameBytes,
+		"--limits.label-value-bytes": c.limits.LabelValueBytes, "--exposition.max-scrapes": c.maxScrapes,
+	} {
+		if n < 1 {
+			return fmt.Errorf("%s=%d is not positive", name, n)
+		}
+	}
+	if _, err := memoryLimit(c.memory); err != nil {
+		return err
+	}
+	if c.routePrefix == "" && c.externalURL != nil {
+		c.routePrefix = c.externalURL.Path
+	}
+	c.routePrefix = "/" + strings.Trim(c.routePrefix, "/")
+	if err := web.Validate(*c.web.WebConfigFile); err != nil {
+		return fmt.Errorf("--web.config.file: %w", err)
+	}
+	return nil
+}

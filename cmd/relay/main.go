@@ -1,0 +1,57 @@
+// The relay takes Prometheus remote write and shows the live series on /metrics,
+// each for as long as its TTL says.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/prometheus/common/promslog"
+	"github.com/prometheus/common/version"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// run is main without the process: it ends when ctx does, or on a fault.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	cfg, done, err := parseFlags(args, stdout)
+	if done {
+		return exitOK
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "relay: %v (see --help)\n", err)
+		return exitUsage
+	}
+	cfg.log.Writer = stderr
+	log := promslog.New(&cfg.log)
+	log.Info("Starting the relay", "version", version.Info())
+	log.Info("Build context", "build_context", version.BuildContext())
+
+	r, err := newRelay(cfg, log)
+	if err != nil {
+		log.Error("Cannot start", "err", err)
+		return exitFailed
+	}
+	if err := r.serve(ctx); err != nil {
+		log.Error("Stopped", "err", err)
+		return exitFailed
+	}
+	log.Info("Stopped, all accepted requests were answered")
+	return exitOK
+}

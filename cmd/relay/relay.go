@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/exporter-toolkit/web"
+
+	"relay/exposition"
+	"relay/ingest"
+	"relay/series"
+)
+
+// relay is the rooms of the house, wired.
+type relay struct {
+	cfg      *config
+	log      *slog.Logger
+	store    *series.Store
+	ingest   *ingest.Handler
+	pages    *exposition.Handler
+	registry *prometheus.Registry
+	handler  http.Handler
+	ready    atomic.Bool
+	quit     chan struct{}
+	quitOnce sync.Once
+}
+
+// Times of the life cycle.
+const (
+	sweepEvery = 5 * time.Second
+	drainTime  = 10 * time.Second // for requests that are being taken
+	closeTime  = 5 * time.Second  // for scrapes that are being answered
+)
+
+// newRelay wires a relay. It starts nothing.
+func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
+	r := &relay{cfg: cfg, log: log, quit: make(chan struct{})}
+	r.store = series.New(series.Options{
+		DefaultTTL: cfg.ttl, MinTTL: cfg.ttlMin, MaxTTL: cfg.ttlMax,
+		LagTolerance: cfg.lag, FutureTolerance: cfg.future, Lookback: cfg.lookback,
+		Limits: cfg.limits, LegacyNames: cfg.nameValidation == "legacy",
+	})
+	r.registry = prometheus.NewRegistry()
+	r.registry.MustRegister(
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		versioncollector.NewCollector("relay"), &storeCollector{store: r.store, limit: cfg.limits.Series},
+	)
+	r.ingest = ingest.New(ingest.Options{
+		Store: r.store, Registerer: r.registry, Logger: log.With("component", "ingest"),
+		RequestBytes: int64(cfg.requestBytes), InflightBytes: int64(cfg.inflightBytes), TrustedProxies: cfg.trustedProxies,
+	})
+	var err error
+	r.pages, err = exposition.New(exposition.Options{
+		Store: r.store, Registerer: r.registry, Logger: log.With("component", "exposition"),
+		Timestamps: cfg.timestamps, Lookback: cfg.lookback, MaxScrapes: cfg.maxScrapes,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.handler = r.routes()
+	return r, nil
+}
+
+// routes says what is where.
+func (r *relay) routes() http.Handler {
+	mux := http.NewServeMux()
+	for _, path := range ingest.Paths {
+		mux.Handle(path, r.ingest)
+	}
+	mux.Handle("/metrics", r.pages)
+	mux.Handle("GET /-/metrics", promhttp.InstrumentMetricHandler(r.registry, promhttp.HandlerFor(r.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})))
+	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "The relay is healthy.\n") })
+	mux.HandleFunc("GET /-/ready", func(w http.ResponseWriter, _ *http.Request) {
+		if !r.ready.Load() {
+			http.Error(w, "The relay is not ready.", http.StatusServiceUnavailable)
+			return
+		}
+		io.WriteString(w, "The relay is ready.\n")
+	})
+	for path, act := range map[string]func() error{"/-/reload": r.reload, "/-/quit": r.stop} {
+		handle := func(w http.ResponseWriter, _ *http.Request) {
+			if !r.cfg.lifecycle {
+				http.Error(w, "The lifecycle API is not enabled: --web.enable-lifecycle", http.StatusForbidden)
+				return
+			}
+			if err := act(); err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+			}
+		}
+		mux.HandleFunc("POST "+path, handle)
+		mux.HandleFunc("PUT "+path, handle)
+	}
+	mux.Handle("GET /{$}", http.HandlerFunc(r.home))
+	if r.cfg.routePrefix == "/" {
+		return mux
+	}
+	outer := http.NewServeMux()
+	outer.Handle(r.cfg.routePrefix+"/", http.StripPrefix(r.cfg.routePrefix, mux))
+	outer.Handle("GET /{$}", http.RedirectHandler(r.cfg.routePrefix+"/", http.StatusFound))
+	return outer
+}
+
+func (r *relay) stop() error {
+	r.quitOnce.Do(func() { close(r.quit) })
+	return nil
+}
+
+// reload checks what is read from files. The web configuration is read anew with
+// each connection, so there is nothing to swap.
+func (r *relay) reload() error {
+	if err := web.Validate(*r.cfg.web.WebConfigFile); err != nil {
+		r.log.Error("Reload failed, the last good configuration goes on", "err", err)
+		return fmt.Errorf("--web.config.file: %w", err)
+	}
+	r.log.Info("Reloaded")
+	return nil
+}
+
+// serve runs the relay until ctx ends, /-/quit is called or the listener fails.
+func (r *relay) serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer cancel() // before Wait
+	limit, err := memoryLimit(r.cfg.memory)
+	if err != nil {
+		return err
+	}
+	background.Go(func() { keepMemory(ctx, r.store, limit) })
+	background.Go(func() { r.sweep(ctx) })
+	background.Go(func() { r.onHangup(ctx) })
+
+	server := &http.Server{
+		Handler:           r.handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       5 * time.Minute, // senders push every few seconds to minutes
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- web.ListenAndServe(server, r.cfg.web, r.log) }()
+	r.ready.Store(true)
+	select {
+	case err := <-failed:
+		return err
+	case <-r.quit:
+		r.log.Info("Stopping: asked to by /-/quit")
+	case <-ctx.Done():
+		r.log.Info("Stopping: asked to by a signal")
+	}
+	return r.shutdown(server, failed)
+}
+
+// shutdown takes no more pushes, finishes those on their way while scrapes go
+// on, and then stops.
+func (r *relay) shutdown(server *http.Server, failed <-chan error) error {
+	r.ready.Store(false)
+	drain, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if err := r.ingest.Drain(drain); err != nil {
+		r.log.Warn("Requests were still on their way when the time for it was over", "time", drainTime)
+	}
+	closing, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	if err := server.Shutdown(closing); err != nil {
+		server.Close()
+	}
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+func (r *relay) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			r.store.Sweep(now)
+		}
+	}
+}
+
+func (r *relay) onHangup(ctx context.Context) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			r.reload()
+		}
+	}
+}
