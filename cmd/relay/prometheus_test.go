@@ -1,0 +1,363 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/model"
+	promconfig "github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/discovery/targetgroup"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/scrape"
+	"github.com/prometheus/prometheus/storage/remote"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// Libraries of Prometheus that start these once for good.
+		goleak.IgnoreTopFunction("github.com/golang/glog.(*fileSink).flushDaemon"),
+		goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"),
+		goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"),
+	)
+}
+
+// startRelay serves a relay with these flags until the test ends.
+func startRelay(t *testing.T, flags ...string) (url string, r *relay) {
+	t.Helper()
+	cfg, _, err := parseFlags(flags, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err = newRelay(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.ready.Store(true)
+	srv := httptest.NewServer(r.handler)
+	t.Cleanup(srv.Close)
+	return srv.URL, r
+}
+
+// A promServer is the inside of a Prometheus: its scraper, its database and its
+// remote-write sender, from its own packages.
+type promServer struct {
+	t       *testing.T
+	db      *tsdb.DB
+	manager *scrape.Manager
+	engine  *promql.Engine
+	logs    *lockedBuffer
+	stop    func()
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// Get makes it a remote.ReadyScrapeManager.
+func (p *promServer) Get() (*scrape.Manager, error) { return p.manager, nil }
+
+// startPrometheus runs one that scrapes the target of its only job.
+func startPrometheus(t *testing.T, yaml, target string) *promServer {
+	t.Helper()
+	p := &promServer{t: t, logs: &lockedBuffer{}}
+	log := slog.New(slog.NewTextHandler(p.logs, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	cfg, err := promconfig.Load(yaml, log)
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, yaml)
+	}
+	dir := t.TempDir()
+	opts := tsdb.DefaultOptions()
+	opts.EnableExemplarStorage, opts.MaxExemplars, opts.EnableMetadataWALRecords = true, 1000, true
+	p.db, err = tsdb.Open(dir, log, nil, opts, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.manager, err = scrape.NewManager(&scrape.Options{AppendMetadata: true, DiscoveryReloadInterval: model.Duration(50 * time.Millisecond)}, log, nil, nil, p.db, prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.manager.ApplyConfig(cfg); err != nil {
+		t.Fatal(err)
+	}
+	sender := remote.NewStorage(log, prometheus.NewRegistry(), p.db.StartTime, dir, time.Second, p, false)
+	if err := sender.ApplyConfig(cfg); err != nil {
+		t.Fatal(err)
+	}
+	p.db.SetWriteNotified(sender)
+	sets := make(chan map[string][]*targetgroup.Group, 1)
+	sets <- map[string][]*targetgroup.Group{cfg.ScrapeConfigs[0].JobName: {{Targets: []model.LabelSet{{model.AddressLabel: model.LabelValue(target)}}}}}
+	ran := make(chan struct{})
+	go func() {
+		p.manager.Run(sets)
+		close(ran)
+	}()
+	p.engine = promql.NewEngine(promql.EngineOpts{Logger: log, MaxSamples: 1e6, Timeout: 10 * time.Second, LookbackDelta: 5 * time.Minute, Parser: parser.NewParser(parser.Options{})})
+	var once sync.Once
+	p.stop = func() {
+		once.Do(func() {
+			p.manager.Stop()
+			<-ran
+			sender.Close()
+			p.engine.Close()
+			p.db.Close()
+		})
+	}
+	t.Cleanup(p.stop)
+	return p
+}
+
+// query evaluates an expression now.
+func (p *promServer) query(expr string) promql.Vector {
+	p.t.Helper()
+	q, err := p.engine.NewInstantQuery(context.Background(), p.db, nil, expr, time.Now())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer q.Close()
+	res := q.Exec(context.Background())
+	v, err := res.Vector()
+	if err != nil {
+		p.t.Fatalf("%s: %v", expr, err)
+	}
+	return append(promql.Vector(nil), v...)
+}
+
+// raw is all that the database has, by series: time -> value.
+func (p *promServer) raw(matcher *labels.Matcher) map[string]map[int64]string {
+	p.t.Helper()
+	q, err := p.db.Querier(0, math.MaxInt64)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer q.Close()
+	out := map[string]map[int64]string{}
+	set := q.Select(context.Background(), false, nil, matcher)
+	for set.Next() {
+		s := set.At()
+		points := map[int64]string{}
+		it := s.Iterator(nil)
+		for typ := it.Next(); typ != chunkenc.ValNone; typ = it.Next() {
+			switch typ {
+			case chunkenc.ValFloat:
+				ts, v := it.At()
+				points[ts] = fmt.Sprintf("%x", math.Float64bits(v))
+			case chunkenc.ValHistogram:
+				ts, h := it.AtHistogram(nil)
+				points[ts] = h.String()
+			case chunkenc.ValFloatHistogram:
+				ts, h := it.AtFloatHistogram(nil)
+				points[ts] = h.String()
+			}
+		}
+		out[s.Labels().String()] = points
+	}
+	if err := set.Err(); err != nil {
+		p.t.Fatal(err)
+	}
+	return out
+}
+
+// eventually waits for a condition, for ten seconds at most.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if holds() {
+			return
+		}
+	}
+	t.Fatalf("not within ten seconds: %s", what)
+}
+
+// startTarget is what an edge scrapes: one metric of each type, moving.
+func startTarget(t *testing.T) (address string, stop func()) {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	requests := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shop_requests_total", Help: "Requests of the shop."}, []string{"code"})
+	warmth := prometheus.NewGauge(prometheus.GaugeOpts{Name: "shop_temperature_celsius", Help: "How warm it is."})
+	classic := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "shop_latency_seconds", Help: "Latency.", Buckets: []float64{.1, .5, 1}})
+	rpc := prometheus.NewSummary(prometheus.SummaryOpts{Name: "shop_rpc_seconds", Help: "RPCs.", Objectives: map[float64]float64{.5: .05, .99: .001}})
+	native := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "shop_native_seconds", Help: "Native latency.", NativeHistogramBucketFactor: 1.1})
+	reg.MustRegister(requests, warmth, classic, rpc, native)
+	done := make(chan struct{})
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			requests.WithLabelValues("200").(prometheus.ExemplarAdder).AddWithExemplar(1, prometheus.Labels{"trace_id": "abc"})
+			v := rand.Float64()
+			warmth.Set(20 + v)
+			classic.Observe(v)
+			rpc.Observe(v)
+			native.Observe(v)
+			select {
+			case <-done:
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}()
+	srv := httptest.NewServer(promhttp.HandlerFor(reg, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			srv.CloseClientConnections()
+			srv.Close()
+			close(done)
+			<-stopped
+		})
+	}
+	t.Cleanup(stop)
+	return strings.TrimPrefix(srv.URL, "http://"), stop
+}
+
+func edgeConfig(relayURL, message, headers string) string {
+	return fmt.Sprintf(`
+global: {scrape_interval: 500ms, scrape_timeout: 400ms, external_labels: {shop: "17"}}
+scrape_configs:
+  - job_name: shop
+    scrape_native_histograms: true
+    always_scrape_classic_histograms: true
+remote_write:
+  - url: %s/api/v1/write
+    protobuf_message: %s
+    send_exemplars: true
+    send_native_histograms: true
+    metadata_config: {send: %t, send_interval: 500ms}
+    queue_config: {batch_send_deadline: 200ms, min_backoff: 30ms, max_backoff: 100ms}
+    headers: {X-Relay-Edge: shop-17%s}
+`, relayURL, message, message == "prometheus.WriteRequest", headers)
+}
+
+const centreConfig = `
+global: {scrape_interval: 500ms, scrape_timeout: 450ms}
+scrape_configs:
+  - job_name: relay
+    honor_labels: true
+    honor_timestamps: true
+    track_timestamps_staleness: true
+    scrape_native_histograms: true
+    always_scrape_classic_histograms: true
+`
+
+func host(url string) string { return strings.TrimPrefix(url, "http://") }
+
+// From a target through a Prometheus that pushes, the relay, and a Prometheus
+// that scrapes: everything arrives, with its values and times, and what dies at
+// one end is missing at the other.
+func TestBetweenPrometheusServers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some seconds")
+	}
+	for _, message := range []string{"prometheus.WriteRequest", "io.prometheus.write.v2.Request"} {
+		t.Run(message, func(t *testing.T) {
+			t.Parallel()
+			url, _ := startRelay(t)
+			target, stopTarget := startTarget(t)
+			edge := startPrometheus(t, edgeConfig(url, message, ", X-Relay-TTL: 3s"), target)
+			centre := startPrometheus(t, centreConfig, host(url))
+
+			eventually(t, "every type of metric at the centre", func() bool {
+				return len(centre.query(`count({shop="17", job="shop", __name__=~"shop_requests_total|shop_temperature_celsius|shop_latency_seconds_bucket|shop_rpc_seconds|shop_native_seconds|up"}) by (__name__)`)) == 6
+			})
+			eventually(t, "a rate", func() bool {
+				v := centre.query(`rate(shop_requests_total{code="200"}[5s])`)
+				return len(v) == 1 && v[0].F > 50 && v[0].F < 150
+			})
+			eventually(t, "a quantile of the native histogram", func() bool {
+				v := centre.query(`histogram_quantile(0.5, rate(shop_native_seconds[5s]))`)
+				return len(v) == 1 && v[0].F > 0.2 && v[0].F < 0.8
+			})
+			eventually(t, "a quantile of the classic histogram", func() bool {
+				v := centre.query(`histogram_quantile(0.5, rate(shop_latency_seconds_bucket[5s]))`)
+				return len(v) == 1 && v[0].F > 0.2 && v[0].F < 0.8
+			})
+			eventually(t, "types and help", func() bool {
+				for _, targets := range centre.manager.TargetsActive() {
+					for name, want := range map[string]string{"shop_requests_total": "counter", "shop_temperature_celsius": "gauge", "shop_latency_seconds": "histogram", "shop_rpc_seconds": "summary", "shop_native_seconds": "histogram"} {
+						md, ok := targets[0].GetMetadata(name)
+						if !ok || string(md.Type) != want || md.Help == "" {
+							return false
+						}
+					}
+				}
+				return true
+			})
+
+			time.Sleep(2 * time.Second) // some more samples
+			// Every series of the edge, and nothing that the edge does not have.
+			matcher := labels.MustNewMatcher(labels.MatchEqual, "job", "shop")
+			sent, got := edge.raw(matcher), centre.raw(matcher)
+			for name := range sent {
+				with := strings.TrimSuffix(name, "}") + `, shop="17"}`
+				if got[with] == nil && !strings.Contains(name, "scrape_") {
+					t.Errorf("the centre lacks %s", name)
+				}
+			}
+			sent = edge.raw(matcher) // what came meanwhile, too
+			points := 0
+			for name, samples := range got {
+				own := sent[strings.Replace(name, `, shop="17"`, "", 1)]
+				for ts, v := range samples {
+					points++
+					if own[ts] != v {
+						t.Errorf("%s at %d is %s at the centre, %s at the edge", name, ts, v, own[ts])
+					}
+				}
+			}
+			if points < 60 {
+				t.Errorf("only %d samples at the centre", points)
+			}
+
+			// A target that stops at a living edge ends by its stale marker.
+			stopTarget()
+			eventually(t, "the series of the stopped target gone", func() bool { return len(centre.query(`shop_temperature_celsius`)) == 0 })
+			if v := centre.query(`up{job="shop"}`); len(v) != 1 || v[0].F != 0 {
+				t.Errorf("up of the stopped target is %v", v)
+			}
+
+			// The edge dies: nobody tells, and still all of it goes.
+			edge.stop()
+			died := time.Now()
+			eventually(t, "the dead edge gone", func() bool { return len(centre.query(`{shop="17"}`)) == 0 })
+			if took := time.Since(died); took > 5*time.Second {
+				t.Errorf("gone after %s, with a TTL of 3s and scrapes every 500ms", took)
+			}
+			if logs := centre.logs.String(); logs != "" {
+				t.Errorf("the centre complains:\n%s", logs)
+			}
+			if logs := edge.logs.String(); strings.Contains(logs, "remote") && !strings.Contains(logs, "shutdown") {
+				t.Errorf("the edge complains:\n%s", logs)
+			}
+		})
+	}
+}
