@@ -3,6 +3,7 @@ package series
 import (
 	"fmt"
 	"math"
+	"math/bits"
 	"time"
 )
 
@@ -64,8 +65,9 @@ type Batch struct {
 	res     Result
 
 	symbols [][]byte
-	pairs   []symbolPair // by value symbol
-	turns   uint32       // invalidates pairs when the lock was let go
+	pairs   []symbolPair // a direct-mapped cache: see interned
+	turns   uint32       // invalidates pairs when ids may mean something else
+	freed   uint64       // Store.freed when turns was set
 	scratch []byte
 	ids     []pairID
 	touched pairID // keeps the loads of lookup alive
@@ -120,9 +122,9 @@ type declared struct {
 }
 
 type symbolPair struct {
-	name uint32
-	turn uint32
-	id   pairID
+	name, value uint32
+	turn        uint32
+	id          pairID
 }
 
 // maxAstray is when a request is taken to be in no order that was seen before:
@@ -174,12 +176,9 @@ func (b *Batch) Release() {
 	if cap(b.labels) > keep*16 {
 		b.labels = nil
 	}
-	if cap(b.pairs) > keep {
-		b.pairs = nil
-	}
 	*b = Batch{
 		store: s, entries: b.entries[:0], fresh: b.fresh[:0], labels: b.labels[:0], more: b.more[:0], md: b.md[:0],
-		symbols: b.symbols[:0], pairs: b.pairs[:0], turns: b.turns + 1, scratch: b.scratch[:0], ids: b.ids[:0],
+		symbols: b.symbols[:0], pairs: b.pairs, turns: b.turns, freed: b.freed, scratch: b.scratch[:0], ids: b.ids[:0],
 	}
 	s.pool.Put(b)
 }
@@ -193,7 +192,10 @@ func (b *Batch) read() {
 	}
 	b.store.structure.RLock()
 	b.reading, b.turn = true, 0
-	b.turns++
+	if b.freed != b.store.freed {
+		b.freed = b.store.freed
+		b.forgetPairs()
+	}
 }
 
 func (b *Batch) letGo() {
@@ -360,13 +362,22 @@ func (b *Batch) note(r Reason, labels []byte, detail string) {
 // caller, who leaves it unchanged until Commit.
 func (b *Batch) Symbols(symbols [][]byte) {
 	b.symbols = append(b.symbols[:0], symbols...)
-	if n := len(symbols); cap(b.pairs) < n {
-		b.pairs = make([]symbolPair, n)
-	} else {
-		b.pairs = b.pairs[:n]
+	b.forgetPairs()
+	// Twice as many places as symbols: most symbols are the value of one name.
+	want := min(max(1<<bits.Len(uint(2*len(symbols))), minPairCache), maxPairCache)
+	if len(b.pairs) < want {
+		b.pairs = make([]symbolPair, want)
 	}
-	clear(b.pairs)
 }
+
+func (b *Batch) forgetPairs() {
+	if b.turns++; b.turns == 0 {
+		clear(b.pairs)
+		b.turns = 1
+	}
+}
+
+const minPairCache, maxPairCache = 1 << 10, 1 << 16
 
 // SeriesRefs is Series for labels as pairs of indices into the symbol table,
 // name then value. The caller has checked that all are in range and that they
@@ -424,16 +435,18 @@ func (b *Batch) packed(refs []uint32) []byte {
 	return p
 }
 
-// interned translates refs to b.ids through a per-request table, and reports
-// whether the dictionary has them all.
+// interned translates refs to b.ids, and reports whether the dictionary has them
+// all. A request uses the same pairs again and again: what was found is kept in a
+// table where each pair of symbols has one place.
 func (b *Batch) interned(refs []uint32) bool {
 	d := b.store.dict
 	b.ids = b.ids[:0]
 	fresh := 0
+	mask := uint32(len(b.pairs) - 1)
 	for i := 0; i+1 < len(refs); i += 2 {
 		name, value := refs[i], refs[i+1]
-		c := &b.pairs[value]
-		if c.turn != b.turns || c.name != name {
+		c := &b.pairs[(value+name*0x9e3779b1)&mask]
+		if c.value != value || c.name != name || c.turn != b.turns {
 			if fresh += len(b.symbols[name]) + len(b.symbols[value]); fresh > b.store.opts.Limits.SeriesBytes {
 				return false // no known series is that long
 			}
@@ -442,7 +455,7 @@ func (b *Batch) interned(refs []uint32) bool {
 			if !ok {
 				return false
 			}
-			*c = symbolPair{name: name, turn: b.turns, id: id}
+			*c = symbolPair{name: name, value: value, turn: b.turns, id: id}
 		}
 		b.ids = append(b.ids, c.id)
 	}
