@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 	"time"
 )
 
@@ -17,6 +18,21 @@ type Request struct {
 	// monotonic reading. Live, they are the same. In between the time left to
 	// live has shrunk; it never grows.
 	Received, Now time.Time
+
+	// Recorded is what was decided when the request was taken, in a replay: TTLs
+	// are clamped to its bounds, its refused are refused again, and nothing else
+	// is checked.
+	Recorded *Decision
+}
+
+// A Decision is what a batch decided that the request itself does not say.
+type Decision struct {
+	TTL            TTL // granted to the request
+	MinTTL, MaxTTL TTL // the bounds of that time, for label __ttl__
+
+	// Refused are the samples, histograms and exemplars that were refused, by
+	// their number in the order in which they were added, rising.
+	Refused []uint32
 }
 
 // An Exemplar is one example of what a counter or a histogram bucket counts.
@@ -43,8 +59,13 @@ const exemplarRunes = 128
 type Batch struct {
 	store    *Store
 	owner    uint32
-	received int64 // wall, ms
-	mono     int64 // of received, ms: may be negative in a replay
+	recorded *Decision // in a replay
+	minTTL   TTL
+	maxTTL   TTL
+	items    uint32   // samples, histograms and exemplars added
+	refusals []uint32 // of them, refused before Prepare
+	received int64    // wall, ms
+	mono     int64    // of received, ms: may be negative in a replay
 	nowMono  int64
 	ttl      packedTTL
 	round    uint32
@@ -153,7 +174,11 @@ func (s *Store) NewBatch(r Request) *Batch {
 	if asked == 0 {
 		asked = s.opts.DefaultTTL
 	}
-	granted, clamped := asked.clamp(s.opts.MinTTL, s.opts.MaxTTL)
+	b.minTTL, b.maxTTL = s.opts.MinTTL, s.opts.MaxTTL
+	if b.recorded = r.Recorded; b.recorded != nil {
+		asked, b.minTTL, b.maxTTL = b.recorded.TTL, b.recorded.MinTTL, b.recorded.MaxTTL
+	}
+	granted, clamped := asked.clamp(b.minTTL, b.maxTTL)
 	b.ttl = packTTL(granted)
 	b.res = Result{Granted: b.ttl.ttl(), Clamped: clamped && r.TTL != 0}
 	b.cur = current{slot: noSlot, verdict: Malformed}
@@ -178,7 +203,7 @@ func (b *Batch) Release() {
 	}
 	*b = Batch{
 		store: s, entries: b.entries[:0], fresh: b.fresh[:0], labels: b.labels[:0], more: b.more[:0], md: b.md[:0],
-		symbols: b.symbols[:0], pairs: b.pairs, turns: b.turns, freed: b.freed, scratch: b.scratch[:0], ids: b.ids[:0],
+		refusals: b.refusals[:0], symbols: b.symbols[:0], pairs: b.pairs, turns: b.turns, freed: b.freed, scratch: b.scratch[:0], ids: b.ids[:0],
 	}
 	s.pool.Put(b)
 }
@@ -283,7 +308,7 @@ func (b *Batch) Series(labels []byte) Verdict {
 		b.cur = current{slot: noSlot, verdict: Malformed}
 		return Malformed
 	}
-	if len(labels) > b.store.maxSent() {
+	if len(labels) > b.maxSent() {
 		return b.tooLong(labels, len(labels))
 	}
 	if canonical {
@@ -294,7 +319,12 @@ func (b *Batch) Series(labels []byte) Verdict {
 
 // maxSent bounds the labels of one series as they are sent, empty ones included,
 // so that what is done with them is bounded too.
-func (s *Store) maxSent() int { return 4 * s.opts.Limits.SeriesBytes }
+func (b *Batch) maxSent() int {
+	if b.recorded != nil {
+		return 4 * maxPair
+	}
+	return 4 * b.store.opts.Limits.SeriesBytes
+}
 
 func (b *Batch) tooLong(labels []byte, n int) Verdict {
 	return b.refuseSeries(SeriesTooLong, labels, fmt.Sprintf("labels of %d bytes, the limit is %d: --limits.series-bytes", n, b.store.opts.Limits.SeriesBytes))
@@ -336,7 +366,7 @@ func (b *Batch) rearranged(labels []byte) Verdict {
 		if err != nil {
 			return b.refuseSeries(TTLInvalid, b.scratch, "label "+ttlLabel+": "+err.Error())
 		}
-		granted, _ := asked.clamp(b.store.opts.MinTTL, b.store.opts.MaxTTL)
+		granted, _ := asked.clamp(b.minTTL, b.maxTTL)
 		own = packTTL(granted)
 	}
 	hash, _, _ := b.store.dict.hashLabels(b.scratch)
@@ -400,7 +430,7 @@ func (b *Batch) SeriesRefs(refs []uint32) Verdict {
 	for _, ref := range refs {
 		size += len(b.symbols[ref])
 	}
-	if size > b.store.maxSent() {
+	if size > b.maxSent() {
 		b.cur = current{slot: noSlot}
 		return b.tooLong(nil, size)
 	}
@@ -462,8 +492,24 @@ func (b *Batch) interned(refs []uint32) bool {
 	return true
 }
 
+// next numbers an item, and reports whether it was refused when it was recorded.
+func (b *Batch) next() (refused bool) {
+	n := b.items
+	b.items++
+	if r := b.recorded; r != nil {
+		_, refused = slices.BinarySearch(r.Refused, n)
+	}
+	return refused
+}
+
 // judge is the verdict on a sample of the current series by its time.
 func (b *Batch) judge(t int64) Verdict {
+	if b.next() {
+		return b.refused(b.cur.verdict)
+	}
+	if b.recorded != nil && b.cur.verdict == OK {
+		return OK
+	}
 	if b.cur.verdict != OK {
 		return b.refused(b.cur.verdict)
 	}
@@ -483,8 +529,13 @@ func aheadOf(ms int64) time.Duration {
 	return (time.Duration(ms) * time.Millisecond).Round(time.Second)
 }
 
+// refused refuses the item that next has numbered.
 func (b *Batch) refused(r Reason) Verdict {
+	if b.recorded != nil && r == OK {
+		r = Malformed // why is not recorded
+	}
 	b.res.Rejected[r]++
+	b.refusals = append(b.refusals, b.items-1)
 	return r
 }
 
@@ -516,7 +567,7 @@ func (b *Batch) Histogram(t int64, h *Histogram, start int64) Verdict {
 	if r := b.judge(t); r != OK {
 		return r
 	}
-	if err := h.Validate(); err != nil {
+	if err := h.Validate(); err != nil { // in a replay too: what is shown relies on it
 		b.note(HistogramInvalid, b.currentLabels(), "native histogram: "+err.Error())
 		return b.refused(HistogramInvalid)
 	}
@@ -532,7 +583,7 @@ func (b *Batch) Histogram(t int64, h *Histogram, start int64) Verdict {
 
 // Exemplar adds an exemplar to the current series. Its labels are copied.
 func (b *Batch) Exemplar(e Exemplar) Verdict {
-	if b.cur.verdict != OK {
+	if b.next() || b.cur.verdict != OK {
 		return b.refused(b.cur.verdict)
 	}
 	if detail := checkExemplar(e.Labels); detail != "" {
@@ -647,6 +698,36 @@ func (b *Batch) Prepare() *Result {
 	return &b.res
 }
 
+// Decision is what to record of a prepared batch, so that a replay of its request
+// has the same result. It is valid until Release.
+func (b *Batch) Decision() Decision {
+	d := Decision{TTL: b.ttl.ttl(), MinTTL: b.minTTL, MaxTTL: b.maxTTL}
+	missing := slices.ContainsFunc(b.entries, func(e entry) bool { return e.kind&isMissing != 0 })
+	if !missing {
+		d.Refused = b.refusals
+		return d
+	}
+	// Entries are the items that were not refused at once, in their order.
+	at := 0
+	for item, next := uint32(0), 0; item < b.items; item++ {
+		if next < len(b.refusals) && b.refusals[next] == item {
+			next++
+			d.Refused = append(d.Refused, item)
+			continue
+		}
+		if b.entries[at].kind&isMissing != 0 {
+			d.Refused = append(d.Refused, item)
+		}
+		at++
+	}
+	return d
+}
+
+// Accepted reports whether a prepared batch changes anything.
+func (b *Batch) Accepted() bool {
+	return b.res.Samples+b.res.Histograms+b.res.Exemplars+len(b.md) > 0
+}
+
 // lookupTurn is how many series are looked up side by side, so that their cache
 // misses overlap.
 const lookupTurn = 32
@@ -721,6 +802,9 @@ func (b *Batch) create() {
 // check validates a series at first sight.
 func (b *Batch) check(f *fresh) bool {
 	labels := b.labels[f.from:f.to]
+	if b.recorded != nil && f.entries > 0 && hasName(labels) {
+		return true
+	}
 	reason, detail := b.store.opts.validate(labels)
 	if reason == OK {
 		return true
@@ -745,6 +829,9 @@ func (b *Batch) createOne(f *fresh) {
 		return
 	}
 	switch {
+	case b.recorded != nil: // limits were applied when it was taken
+		f.slot, b.ids = s.create(f.hash, labels, b.owner, b.ids)
+		b.res.NewSeries++
 	case s.held >= s.opts.Limits.Series:
 		f.verdict = SeriesLimit
 		b.note(f.verdict, labels, fmt.Sprintf("the relay holds %d series, its limit: --limits.series", s.opts.Limits.Series))

@@ -110,6 +110,9 @@ func (h *Histogram) Validate() error {
 }
 
 func (h *Histogram) side(spans []Span, deltas []int64, counts []float64) (sum float64, err error) {
+	if len(spans) > maxBuckets {
+		return 0, fmt.Errorf("more than %d spans", maxBuckets)
+	}
 	n := uint64(0)
 	for i, s := range spans {
 		if i > 0 && s.Offset < 0 {

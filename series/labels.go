@@ -3,6 +3,7 @@ package series
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"unicode/utf8"
@@ -162,6 +163,21 @@ func (o *Options) validate(labels []byte) (Reason, string) {
 		return TooManyLabels, fmt.Sprintf("%d labels, the limit is %d: --limits.labels", n, l.Labels)
 	}
 	return OK, ""
+}
+
+// hasName reports whether a canonical label set can be a series at all, whatever
+// the limits.
+func hasName(labels []byte) bool {
+	if len(labels) > maxPair {
+		return false
+	}
+	named, n := false, 0
+	for i := 0; i < len(labels); n++ {
+		name, _, size := scanPair(labels[i:])
+		named = named || string(name) == "__name__"
+		i += size
+	}
+	return named && n <= math.MaxUint8
 }
 
 // maxPrinted is how much of a series an error shows.

@@ -103,16 +103,21 @@ func againstModel(t *testing.T, seed uint64, steps int) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 0))
 	s := New(Options{LagTolerance: 20 * time.Second, FutureTolerance: 100 * time.Second, Lookback: 50 * time.Second})
+	replica := New(Options{LagTolerance: 20 * time.Second, FutureTolerance: time.Millisecond, Lookback: 50 * time.Second, MaxTTL: 1, Limits: Limits{Series: 1}})
 	m := &model{lag: 20 * time.Second, lookback: 50 * time.Second, future: 100 * time.Second, series: map[string]*modelSeries{}}
 	now := t0
 	ttls := []time.Duration{2 * time.Second, 10 * time.Second, 60 * time.Second, 200 * time.Second}
 	values := []float64{0, 1, -1, math.Inf(1), stale, stale}
 	for step := range steps {
-		switch rng.IntN(10) {
+		switch rng.IntN(12) {
 		case 0:
 			now = now.Add(time.Duration(rng.IntN(60_000)) * time.Millisecond)
 		case 1:
 			s.Sweep(now)
+		case 2:
+			if rng.IntN(10) == 0 {
+				s = reloaded(t, s, now)
+			}
 		default:
 			now = now.Add(time.Duration(rng.IntN(3)) * time.Second)
 			ttl := ttls[rng.IntN(len(ttls))]
@@ -129,6 +134,7 @@ func againstModel(t *testing.T, seed uint64, steps int) {
 					refused++
 				}
 			}
+			follow(replica, b, now)
 			if r := b.Commit(); r.Refused() != refused || r.Samples != r.Stored+r.Superseded+r.ExpiredOnArrival+r.Ended {
 				t.Fatalf("seed %d step %d: %d refused, want %d: %+v", seed, step, r.Refused(), refused, r)
 			}
@@ -142,6 +148,74 @@ func againstModel(t *testing.T, seed uint64, steps int) {
 		if got, want := strings.Join(p.lines, "\n"), m.page(now); got != want {
 			t.Fatalf("seed %d step %d:\n got\n%s\nwant\n%s", seed, step, got, want)
 		}
+		if got, want := pageAt(t, replica, now), m.page(now); got != want {
+			t.Fatalf("seed %d step %d: a replica that follows the decisions shows\n%s\nwant\n%s", seed, step, got, want)
+		}
 	}
 	check(t, s)
+}
+
+func pageAt(t *testing.T, s *Store, now time.Time) string {
+	t.Helper()
+	var p timed
+	if err := s.Scan(now, Query{}, &p); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(p.lines)
+	return strings.Join(p.lines, "\n")
+}
+
+// reloaded is a new store with the state of another one, loaded twice and
+// backwards, since neither may matter.
+func reloaded(t *testing.T, old *Store, now time.Time) *Store {
+	t.Helper()
+	var pieces [][]byte
+	if err := old.Dump(func(p []byte) error {
+		pieces = append(pieces, slices.Clone(p))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s := New(old.opts)
+	for range 2 {
+		slices.Reverse(pieces)
+		for _, p := range pieces {
+			if err := s.Load(p, now); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return s
+}
+
+// follow gives a request to another store as a journal does: what it brings, and
+// what was decided.
+func follow(replica *Store, b *Batch, now time.Time) {
+	b.Prepare()
+	d := b.Decision()
+	r := replica.NewBatch(Request{Edge: b.store.owners[b.owner].name, Received: now, Now: now, Recorded: &d})
+	defer r.Release()
+	at, refused := 0, 0
+	for item := range b.items {
+		if refused < len(b.refusals) && b.refusals[refused] == item {
+			refused++
+			r.Series(packed("__name__", "refused"))
+			r.Float(0, 0, 0)
+			continue
+		}
+		e := b.entries[at]
+		at++
+		var labels []byte
+		if e.kind&isMissing != 0 {
+			labels = packed("__name__", "refused")
+		} else {
+			b.store.structure.RLock()
+			_, sl := b.store.slot(e.slot)
+			labels = b.store.packedLabels(sl)
+			b.store.structure.RUnlock()
+		}
+		r.Series(labels)
+		r.Float(e.t, math.Float64frombits(e.bits), 0)
+	}
+	r.Commit()
 }
