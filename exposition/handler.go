@@ -33,6 +33,10 @@ type Options struct {
 	Lookback   time.Duration // the centre's; 0: 5m
 
 	MaxScrapes int // rendered at a time, the others wait; 0: 4
+
+	// Ready is closed when the store has all that it is to show; until then
+	// scrapes wait. Nil: it has.
+	Ready <-chan struct{}
 }
 
 // A Handler answers scrapes with the live series. It may be called concurrently.
@@ -101,10 +105,20 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	timeout := scrapeTimeout(r.Header)
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()
-	if !h.enter(ctx, timeout) {
-		h.metrics.failed.WithLabelValues("busy").Inc()
-		w.Header().Set("Retry-After", "1")
-		http.Error(w, fmt.Sprintf("%d scrapes are being answered: --exposition.max-scrapes", h.opts.MaxScrapes), http.StatusServiceUnavailable)
+	patience, stop := context.WithTimeout(ctx, timeout-timeout/10)
+	defer stop()
+	if h.opts.Ready != nil {
+		select {
+		case <-h.opts.Ready:
+		case <-patience.Done():
+			h.unavailable(w, "starting", "the relay is replaying its journal")
+			return
+		}
+	}
+	select {
+	case h.turns <- struct{}{}:
+	case <-patience.Done():
+		h.unavailable(w, "busy", fmt.Sprintf("%d scrapes are being answered: --exposition.max-scrapes", h.opts.MaxScrapes))
 		return
 	}
 	defer func() { <-h.turns }()
@@ -134,22 +148,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.metrics.observe(f.syntax, enc, sent.n, p, time.Since(start))
 }
 
-// enter waits for a turn until the scraper is about to give up.
-func (h *Handler) enter(ctx context.Context, timeout time.Duration) bool {
-	select {
-	case h.turns <- struct{}{}:
-		return true
-	default:
-	}
-	wait := time.NewTimer(timeout - timeout/10)
-	defer wait.Stop()
-	select {
-	case h.turns <- struct{}{}:
-		return true
-	case <-wait.C:
-	case <-ctx.Done():
-	}
-	return false
+// unavailable answers a scrape that has waited until the scraper is about to
+// give up.
+func (h *Handler) unavailable(w http.ResponseWriter, reason, text string) {
+	h.metrics.failed.WithLabelValues(reason).Inc()
+	w.Header().Set("Retry-After", "1")
+	http.Error(w, text, http.StatusServiceUnavailable)
 }
 
 // scrapeTimeout is how long the scraper waits.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"mime"
 	"net/http"
 	"net/netip"
@@ -17,8 +18,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/golang/snappy"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"relay/journal"
 	"relay/series"
 )
 
@@ -35,8 +38,20 @@ type Options struct {
 	RequestBytes  int64 // of one request, compressed and again decoded; 0: 32 MiB
 	InflightBytes int64 // of all requests being taken; 0: 256 MiB
 
+	// Journal takes each request before it is answered; nil: none does.
+	Journal Journal
+
+	// Ready is closed when pushes can be taken; until then they wait a while. Nil:
+	// at once.
+	Ready <-chan struct{}
+
 	// TrustedProxies may say for whom they ask, in X-Forwarded-For.
 	TrustedProxies []netip.Prefix
+}
+
+// A Journal keeps what is accepted: see [journal.Journal].
+type Journal interface {
+	Append(ctx context.Context, r *journal.Record) (applied func(), err error)
 }
 
 // Limits of waiting. Senders give up after 30 s and try again.
@@ -65,6 +80,7 @@ type Handler struct {
 	turns    chan struct{} // bounds how many requests are decoded at once
 	decoders sync.Pool
 	clock    ownClock
+	replayed []byte // the body being replayed
 
 	draining atomic.Bool
 	inflight sync.WaitGroup
@@ -282,6 +298,9 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version) (serie
 	if bad != nil {
 		return none, bad
 	}
+	if bad := h.awaitReady(r.Context()); bad != nil {
+		return none, bad
+	}
 	body, bad := h.read(w, r)
 	if bad != nil {
 		return none, bad
@@ -312,11 +331,23 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version) (serie
 	now := time.Now()
 	batch := h.opts.Store.NewBatch(series.Request{Edge: edge, TTL: ttl, Received: now, Now: now})
 	defer batch.Release()
-	if err := h.decode(v, raw.bytes(), batch); err != nil {
+	if err := h.decode(v, raw.bytes(), batch, memoryFactor*int(h.opts.RequestBytes)); err != nil {
 		return none, refuse(http.StatusBadRequest, "malformed", "cannot read the request as remote write %s: %v; nothing of it was applied", v, err)
 	}
 	if h.clock.suspect(edge, batch.Prepare(), now) {
 		return none, refuse(http.StatusServiceUnavailable, "own_clock", "all active edges are too far ahead of the relay's clock: it is taken to be wrong")
+	}
+	if h.opts.Journal != nil && batch.Accepted() {
+		d := batch.Decision()
+		applied, err := h.opts.Journal.Append(r.Context(), &journal.Record{
+			Kind: v.kind(), Edge: edge, Received: now.UnixMilli(), TTL: int64(d.TTL), MinTTL: int64(d.MinTTL), MaxTTL: int64(d.MaxTTL),
+			Refused: d.Refused, Body: body.bytes(),
+		})
+		if err != nil {
+			h.log.Warn("Request not taken", "err", err)
+			return none, refuse(http.StatusServiceUnavailable, "journal", "%v", err)
+		}
+		defer applied()
 	}
 	res := batch.Commit()
 	if res.Clamped {
@@ -325,9 +356,73 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version) (serie
 	return res, nil
 }
 
-func (h *Handler) decode(v version, raw []byte, batch *series.Batch) error {
+// kind is the version in the journal.
+func (v version) kind() journal.Kind {
+	if v == v2 {
+		return journal.WriteV2
+	}
+	return journal.WriteV1
+}
+
+// Replay applies a record of the journal as it was applied when it was taken.
+// Calls may not overlap.
+func (h *Handler) Replay(r *journal.Record) error {
+	v := v1
+	switch r.Kind {
+	case journal.WriteV1:
+	case journal.WriteV2:
+		v = v2
+	default:
+		return fmt.Errorf("a record of kind %d", r.Kind)
+	}
+	if n, err := snappy.DecodedLen(r.Body); err != nil || n > maxReplayed {
+		return fmt.Errorf("a body that says it is of %d bytes: %w", n, errors.Join(err, snappy.ErrCorrupt))
+	}
+	raw, err := snappy.Decode(h.replayed[:cap(h.replayed)], r.Body)
+	if err != nil {
+		return err
+	}
+	h.replayed = raw
+	batch := h.opts.Store.NewBatch(series.Request{
+		Edge: r.Edge, Received: time.UnixMilli(r.Received), Now: time.Now(),
+		Recorded: &series.Decision{TTL: series.TTL(r.TTL), MinTTL: series.TTL(r.MinTTL), MaxTTL: series.TTL(r.MaxTTL), Refused: r.Refused},
+	})
+	defer batch.Release()
+	if err := h.decode(v, raw, batch, math.MaxInt); err != nil {
+		return err
+	}
+	batch.Commit()
+	return nil
+}
+
+// maxReplayed bounds a body in the journal, whatever --limits.request-bytes was
+// when it was taken.
+const maxReplayed = 1 << 30
+
+// awaitReady waits until the relay has replayed its journal.
+func (h *Handler) awaitReady(ctx context.Context) *refusal {
+	if h.opts.Ready == nil {
+		return nil
+	}
+	select {
+	case <-h.opts.Ready:
+		return nil
+	default:
+	}
+	wait := time.NewTimer(maxWait)
+	defer wait.Stop()
+	select {
+	case <-h.opts.Ready:
+		return nil
+	case <-wait.C:
+	case <-ctx.Done():
+	}
+	return refuse(http.StatusServiceUnavailable, "starting", "the relay is replaying its journal")
+}
+
+func (h *Handler) decode(v version, raw []byte, batch *series.Batch, budget int) error {
 	d := h.decoders.Get().(*decoder)
-	*d = decoder{batch: batch, budget: memoryFactor * int(h.opts.RequestBytes), scratch: d.scratch[:0], symbols: d.symbols[:0], refs: d.refs[:0]}
+	*d = decoder{batch: batch, budget: budget, scratch: d.scratch[:0], symbols: d.symbols[:0], refs: d.refs[:0]}
 	var err error
 	if v == v2 {
 		err = d.v2(raw)

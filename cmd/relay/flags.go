@@ -40,6 +40,12 @@ type config struct {
 	inflightBytes units.Base2Bytes
 	seriesBytes   units.Base2Bytes
 
+	journal         string
+	journalPath     string
+	journalSync     string
+	journalWindow   time.Duration
+	journalMaxBytes units.Base2Bytes
+
 	timestamps string
 	lookback   time.Duration
 	maxScrapes int
@@ -105,6 +111,12 @@ func newApp(cfg *config) *kingpin.Application {
 
 	app.Flag("ingest.name-validation", "Metric and label names that are taken: utf8, or legacy for those of [a-zA-Z_:][a-zA-Z0-9_:]* alone.").Default("utf8").EnumVar(&cfg.nameValidation, "utf8", "legacy")
 
+	app.Flag("journal", "Where accepted requests are kept across restarts: embedded, in a directory of the relay's own, or off.").Default("embedded").EnumVar(&cfg.journal, "embedded", "off")
+	app.Flag("journal.path", "The journal's directory.").Default("data").StringVar(&cfg.journalPath)
+	app.Flag("journal.sync", "What an accepted request survives: os, the end of the process (kill -9); always, the end of the machine's power too, with an fsync before each answer.").Default("os").EnumVar(&cfg.journalSync, "os", "always")
+	app.Flag("journal.window", "How much of the past is kept as requests; what is older is in checkpoints, which are written twice as often.").Default("10m").DurationVar(&cfg.journalWindow)
+	app.Flag("journal.max-bytes", "Size of the kept requests over which pushes are answered 503.").Default("16GiB").BytesVar(&cfg.journalMaxBytes)
+
 	app.Flag("exposition.timestamps", "Which series carry their sample's timestamp: auto (those with a TTL within the lookback), always, never.").Default("auto").EnumVar(&cfg.timestamps, "auto", "always", "never")
 	app.Flag("exposition.lookback", "The lookback of the Prometheus that scrapes the relay (its --query.lookback-delta).").Default("5m").DurationVar(&cfg.lookback)
 	app.Flag("exposition.max-scrapes", "Scrapes that are answered at a time; more of them wait.").Default("4").IntVar(&cfg.maxScrapes)
@@ -145,6 +157,10 @@ func (c *config) check() error {
 		return fmt.Errorf("--limits.request-bytes=%s is not between 1KiB and 1GiB", c.requestBytes)
 	case c.inflightBytes < 2*c.requestBytes:
 		return fmt.Errorf("--limits.inflight-bytes=%s is less than twice --limits.request-bytes=%s: one request, compressed and decoded", c.inflightBytes, c.requestBytes)
+	case c.journalWindow < 2*time.Second:
+		return fmt.Errorf("--journal.window=%s is under 2s", c.journalWindow)
+	case c.journalMaxBytes < 16<<20:
+		return fmt.Errorf("--journal.max-bytes=%s is under 16MiB", c.journalMaxBytes)
 	case c.seriesBytes < 64 || c.seriesBytes > 512<<10:
 		return fmt.Errorf("--limits.series-bytes=%s is not between 64B and 512KiB", c.seriesBytes)
 	}

@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 // startRelay serves a relay with these flags until the test ends.
 func startRelay(t *testing.T, flags ...string) (url string, r *relay) {
 	t.Helper()
-	cfg, _, err := parseFlags(flags, io.Discard)
+	cfg, _, err := parseFlags(append([]string{"--journal=off"}, flags...), io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,9 @@ func startRelay(t *testing.T, flags ...string) (url string, r *relay) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.ready.Store(true)
+	if err := r.start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	srv := httptest.NewServer(r.handler)
 	t.Cleanup(srv.Close)
 	return srv.URL, r

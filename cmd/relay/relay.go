@@ -22,6 +22,7 @@ import (
 
 	"relay/exposition"
 	"relay/ingest"
+	"relay/journal"
 	"relay/series"
 )
 
@@ -34,6 +35,8 @@ type relay struct {
 	pages    *exposition.Handler
 	registry *prometheus.Registry
 	handler  http.Handler
+	journal  *journal.Journal // nil: off
+	replayed chan struct{}    // closed when the journal has been replayed
 	ready    atomic.Bool
 	quit     chan struct{}
 	quitOnce sync.Once
@@ -46,9 +49,10 @@ const (
 	closeTime  = 5 * time.Second  // for scrapes that are being answered
 )
 
-// newRelay wires a relay. It starts nothing.
+// newRelay wires a relay, and opens its journal. It serves nothing before start
+// and serve; close ends it.
 func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
-	r := &relay{cfg: cfg, log: log, quit: make(chan struct{})}
+	r := &relay{cfg: cfg, log: log, quit: make(chan struct{}), replayed: make(chan struct{})}
 	r.store = series.New(series.Options{
 		DefaultTTL: cfg.ttl, MinTTL: cfg.ttlMin, MaxTTL: cfg.ttlMax,
 		LagTolerance: cfg.lag, FutureTolerance: cfg.future, Lookback: cfg.lookback,
@@ -59,20 +63,82 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("relay"), &storeCollector{store: r.store, limit: cfg.limits.Series},
 	)
+	var kept ingest.Journal
+	if cfg.journal != "off" {
+		j, err := journal.Open(journal.Options{
+			Path: cfg.journalPath, SyncAlways: cfg.journalSync == "always", MaxBytes: int64(cfg.journalMaxBytes),
+			Logger: log.With("component", "journal"), Registerer: r.registry,
+		})
+		if err != nil {
+			return nil, err
+		}
+		r.journal, kept = j, j
+	}
 	r.ingest = ingest.New(ingest.Options{
+		Journal: kept, Ready: r.replayed,
 		Store: r.store, Registerer: r.registry, Logger: log.With("component", "ingest"),
 		RequestBytes: int64(cfg.requestBytes), InflightBytes: int64(cfg.inflightBytes), TrustedProxies: cfg.trustedProxies,
 	})
 	var err error
 	r.pages, err = exposition.New(exposition.Options{
+		Ready: r.replayed,
 		Store: r.store, Registerer: r.registry, Logger: log.With("component", "exposition"),
 		Timestamps: cfg.timestamps, Lookback: cfg.lookback, MaxScrapes: cfg.maxScrapes,
 	})
 	if err != nil {
+		r.close()
 		return nil, err
 	}
 	r.handler = r.routes()
 	return r, nil
+}
+
+// close ends what newRelay began.
+func (r *relay) close() error {
+	if r.journal == nil {
+		return nil
+	}
+	return r.journal.Close()
+}
+
+// start replays the journal; then pushes and scrapes are answered.
+func (r *relay) start(ctx context.Context) error {
+	if r.journal != nil {
+		begun := time.Now()
+		p, err := r.journal.Replay(ctx, func(piece []byte) error { return r.store.Load(piece, time.Now()) }, r.ingest.Replay)
+		if err != nil {
+			return err
+		}
+		r.log.Info("Replayed the journal", "checkpoint", p.Checkpoint, "records", p.Records, "damaged", p.Damaged, "lost", p.Lost,
+			"series", r.store.Stats(time.Now()).Live, "took", time.Since(begun).Round(time.Millisecond))
+		if !p.Whole() {
+			if err := r.journal.Checkpoint(ctx, r.store.Dump); err != nil {
+				return err
+			}
+		}
+	}
+	close(r.replayed)
+	r.ready.Store(true)
+	return nil
+}
+
+// checkpoint saves the store's state from time to time.
+func (r *relay) checkpoint(ctx context.Context) {
+	if r.journal == nil {
+		return
+	}
+	tick := time.NewTicker(r.cfg.journalWindow / 2)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := r.journal.Checkpoint(ctx, r.store.Dump); err != nil && ctx.Err() == nil {
+			r.log.Error("Checkpoint failed; the journal keeps the requests until one succeeds", "err", err)
+		}
+	}
 }
 
 // routes says what is where.
@@ -133,10 +199,12 @@ func (r *relay) reload() error {
 // serve runs the relay until ctx ends, /-/quit is called or the listener fails.
 func (r *relay) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	var background sync.WaitGroup
-	defer background.Wait()
-	defer cancel() // before Wait
+	defer func() {
+		cancel()
+		background.Wait()
+		r.close()
+	}()
 	limit, err := memoryLimit(r.cfg.memory)
 	if err != nil {
 		return err
@@ -154,16 +222,41 @@ func (r *relay) serve(ctx context.Context) error {
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- web.ListenAndServe(server, r.cfg.web, r.log) }()
-	r.ready.Store(true)
-	select {
-	case err := <-failed:
+	started := make(chan error, 1)
+	background.Go(func() {
+		err := r.start(ctx)
+		started <- err
+		if err == nil {
+			r.checkpoint(ctx)
+		}
+	})
+	if err := r.untilStopped(ctx, started, failed); err != nil {
+		server.Close()
 		return err
-	case <-r.quit:
-		r.log.Info("Stopping: asked to by /-/quit")
-	case <-ctx.Done():
-		r.log.Info("Stopping: asked to by a signal")
 	}
 	return r.shutdown(server, failed)
+}
+
+// untilStopped returns when the relay is to stop: an error if that is because of
+// a fault.
+func (r *relay) untilStopped(ctx context.Context, started, failed <-chan error) error {
+	for {
+		select {
+		case err := <-started:
+			if err != nil {
+				return err
+			}
+			started = nil
+		case err := <-failed:
+			return err
+		case <-r.quit:
+			r.log.Info("Stopping: asked to by /-/quit")
+			return nil
+		case <-ctx.Done():
+			r.log.Info("Stopping: asked to by a signal")
+			return nil
+		}
+	}
 }
 
 // shutdown takes no more pushes, finishes those on their way while scrapes go

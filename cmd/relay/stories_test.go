@@ -45,11 +45,14 @@ func TestStories(t *testing.T) {
 func tell(t *testing.T, file string, lines []string) {
 	var r *relay
 	restart := func(flags ...string) {
-		cfg, _, err := parseFlags(flags, io.Discard)
+		cfg, _, err := parseFlags(append([]string{"--journal=off"}, flags...), io.Discard)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if r, err = newRelay(cfg, slog.New(slog.DiscardHandler)); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}

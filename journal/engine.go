@@ -1,0 +1,118 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/prometheus/tsdb/fileutil"
+)
+
+const (
+	streamName = "RELAY"
+	subject    = "relay.journal"
+	bucket     = "relay-checkpoints"
+
+	maxPayload = 8 << 20
+	maxBody    = 4 << 20         // longer ones are split: the engine refuses messages of 32 MiB
+	startTime  = 2 * time.Minute // a large store whose index is lost is read whole
+)
+
+// An engine is a running JetStream server and the connection to it.
+type engine struct {
+	server *server.Server
+	conn   *nats.Conn
+	js     jetstream.JetStream
+	stream jetstream.Stream
+	store  jetstream.ObjectStore
+}
+
+// startEngine starts the server on a directory.
+func startEngine(o *Options) (*engine, error) {
+	if err := setAside(o.Path, o.Logger); err != nil {
+		return nil, err
+	}
+	srv, err := server.NewServer(&server.Options{
+		ServerName: "relay", DontListen: true, NoSigs: true, JetStream: true, StoreDir: o.Path,
+		MaxPayload: maxPayload, SyncAlways: o.SyncAlways, JetStreamMaxStore: 1 << 50, JetStreamMaxMemory: 1 << 20,
+		NoSystemAccount: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	srv.SetLoggerV2(natsLogger{o.Logger}, false, false, false)
+	e := &engine{server: srv}
+	go srv.Start()
+	if !srv.ReadyForConnections(startTime) {
+		e.close()
+		return nil, errors.New("the engine did not start")
+	}
+	if e.conn, err = nats.Connect("", nats.InProcessServer(srv), nats.NoReconnect()); err != nil {
+		e.close()
+		return nil, err
+	}
+	if err := e.open(o); err != nil {
+		e.close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// open finds or makes the stream and the object store.
+func (e *engine) open(o *Options) (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	if e.js, err = jetstream.New(e.conn); err != nil {
+		return err
+	}
+	// Never discard what was acknowledged: a full journal refuses.
+	cfg := jetstream.StreamConfig{
+		Name: streamName, Subjects: []string{subject}, Storage: jetstream.FileStorage,
+		Discard: jetstream.DiscardNew, MaxBytes: o.MaxBytes, MaxMsgSize: -1, Replicas: 1,
+	}
+	if e.stream, err = e.js.CreateOrUpdateStream(ctx, cfg); err != nil {
+		return fmt.Errorf("stream %s: %w", streamName, err)
+	}
+	if e.store, err = e.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{Bucket: bucket, Storage: jetstream.FileStorage}); err != nil {
+		return fmt.Errorf("object store %s: %w", bucket, err)
+	}
+	return nil
+}
+
+func (e *engine) close() {
+	if e.conn != nil {
+		e.conn.Close()
+	}
+	e.server.Shutdown()
+	e.server.WaitForShutdown()
+}
+
+// lock keeps a second process off the directory: two engines on one would both
+// acknowledge the same sequences.
+func lock(path string) (fileutil.Releaser, error) {
+	if err := os.MkdirAll(path, 0o777); err != nil {
+		return nil, err
+	}
+	l, _, err := fileutil.Flock(filepath.Join(path, "lock"))
+	if err != nil {
+		return nil, fmt.Errorf("%s is in use by another relay: %w", path, err)
+	}
+	return l, nil
+}
+
+// natsLogger passes on what the engine says.
+type natsLogger struct{ log *slog.Logger }
+
+func (l natsLogger) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l natsLogger) Debugf(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l natsLogger) Tracef(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l natsLogger) Warnf(format string, v ...any)   { l.log.Warn(fmt.Sprintf(format, v...)) }
+func (l natsLogger) Errorf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
+func (l natsLogger) Fatalf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }

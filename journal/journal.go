@@ -1,0 +1,240 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/tsdb/fileutil"
+)
+
+// Options configure a [Journal]. Path is required.
+type Options struct {
+	Path       string // a directory of its own; made if missing
+	SyncAlways bool   // fsync before each acknowledgement: survives power loss, else kill -9 alone
+	MaxBytes   int64  // of the stream; over it Append refuses. 0: 16 GiB
+
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// A Journal is an open journal. Its methods may be called concurrently, but
+// Replay comes before the first Append.
+type Journal struct {
+	opts    Options
+	log     *slog.Logger
+	metrics *metrics
+	lock    fileutil.Releaser
+
+	engineMu sync.RWMutex
+	engine   *engine // nil while it is being reopened
+	broken   chan struct{}
+	closing  chan struct{}
+	closed   sync.WaitGroup
+
+	mu       sync.Mutex
+	last     uint64            // sequence acknowledged last
+	inflight map[uint64]uint64 // appends that are not applied: last when they began
+	appends  uint64
+
+	misnumbered map[string]bool // checkpoints of a stream that was lost
+	buffers     sync.Pool
+}
+
+// Times of the journal.
+const (
+	appendTime  = 5 * time.Second
+	reopenPause = time.Second
+)
+
+// Open locks the directory and starts the engine on it.
+func Open(opts Options) (*Journal, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.MaxBytes <= 0 {
+		opts.MaxBytes = 16 << 30
+	}
+	l, err := lock(opts.Path)
+	if err != nil {
+		return nil, err
+	}
+	e, err := startEngine(&opts)
+	if err != nil {
+		l.Release()
+		return nil, fmt.Errorf("journal in %s: %w", opts.Path, err)
+	}
+	j := &Journal{
+		opts: opts, log: opts.Logger, lock: l, engine: e, inflight: map[uint64]uint64{},
+		broken: make(chan struct{}, 1), closing: make(chan struct{}),
+	}
+	j.metrics = newMetrics(opts.Registerer, j)
+	j.closed.Go(j.supervise)
+	return j, nil
+}
+
+// Close stops the engine. Appends that are on their way fail.
+func (j *Journal) Close() error {
+	close(j.closing)
+	j.closed.Wait()
+	j.engineMu.Lock()
+	defer j.engineMu.Unlock()
+	if j.engine != nil {
+		j.engine.close()
+		j.engine = nil
+	}
+	return j.lock.Release()
+}
+
+// ErrUnavailable is the error while the journal cannot take records; it recovers
+// by itself.
+var ErrUnavailable = errors.New("the journal is not available at the moment")
+
+// ErrFull is the error for a journal at its limit.
+var ErrFull = errors.New("the journal is at its limit: --journal.max-bytes")
+
+func (j *Journal) current() *engine {
+	j.engineMu.RLock()
+	defer j.engineMu.RUnlock()
+	return j.engine
+}
+
+// Append adds a record. When it returns without an error the record will be
+// replayed, until a checkpoint holds it. The caller then applies it, visible to
+// [Journal.Checkpoint]'s owner, and calls applied; after an error applied is nil.
+func (j *Journal) Append(ctx context.Context, r *Record) (applied func(), err error) {
+	e := j.current()
+	if e == nil {
+		return nil, ErrUnavailable
+	}
+	j.mu.Lock()
+	j.appends++
+	id := j.appends
+	j.inflight[id] = j.last
+	j.mu.Unlock()
+	done := func() {
+		j.mu.Lock()
+		delete(j.inflight, id)
+		j.mu.Unlock()
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), appendTime)
+	defer cancel()
+	p := part{total: uint64(max(1, (len(r.Body)+maxBody-1)/maxBody))}
+	if p.total > 1 {
+		p.id = rand.Uint64()
+	}
+	buf, _ := j.buffers.Get().(*[]byte)
+	if buf == nil {
+		buf = new([]byte)
+	}
+	defer j.buffers.Put(buf)
+	for ; p.index < p.total; p.index++ {
+		from := int(p.index) * maxBody
+		*buf = r.append((*buf)[:0], p, r.Body[from:min(from+maxBody, len(r.Body))])
+		ack, err := e.js.Publish(ctx, subject, *buf, jetstream.WithRetryAttempts(0))
+		if err != nil {
+			done()
+			return nil, j.failed(err)
+		}
+		j.metrics.bytes.Add(float64(len(*buf)))
+		j.mu.Lock()
+		j.last = max(j.last, ack.Sequence)
+		j.mu.Unlock()
+	}
+	j.metrics.records.Inc()
+	return done, nil
+}
+
+// failed says what an error of the engine means, and has it reopened where that
+// may help.
+func (j *Journal) failed(err error) error {
+	j.metrics.failures.Inc()
+	var api *jetstream.APIError
+	if errors.As(err, &api) && api.Description == "maximum bytes exceeded" {
+		return ErrFull
+	}
+	select {
+	case j.broken <- struct{}{}:
+	default:
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// supervise reopens the engine after an error: its write errors are sticky.
+func (j *Journal) supervise() {
+	for {
+		select {
+		case <-j.closing:
+			return
+		case <-j.broken:
+		}
+		j.engineMu.Lock()
+		old := j.engine
+		j.engine = nil
+		j.engineMu.Unlock()
+		j.log.Error("The journal failed: pushes are answered 503 until it is reopened", "path", j.opts.Path)
+		if old != nil {
+			old.close()
+		}
+		for {
+			select {
+			case <-j.closing:
+				return
+			case <-time.After(reopenPause):
+			}
+			e, err := startEngine(&j.opts)
+			if err == nil {
+				err = j.reopened(e)
+			}
+			if err == nil {
+				break
+			}
+			j.log.Warn("The journal cannot be reopened yet", "path", j.opts.Path, "err", err)
+		}
+	}
+}
+
+// reopened takes a new engine into use.
+func (j *Journal) reopened(e *engine) error {
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	info, err := e.stream.Info(ctx)
+	if err != nil {
+		e.close()
+		return err
+	}
+	j.mu.Lock()
+	if info.State.LastSeq < j.last {
+		j.log.Error("The journal has lost acknowledged records; what they led to is still in memory, and in the next checkpoint", "lost", j.last-info.State.LastSeq)
+		j.metrics.lost.Add(float64(j.last - info.State.LastSeq))
+	}
+	j.last = info.State.LastSeq
+	j.mu.Unlock()
+	j.engineMu.Lock()
+	j.engine = e
+	j.engineMu.Unlock()
+	select {
+	case <-j.broken: // what failed before is of the old one
+	default:
+	}
+	j.metrics.reopened.Inc()
+	j.log.Info("The journal is open again", "path", j.opts.Path)
+	return nil
+}
+
+// cut is the highest sequence of which all records up to it have been applied.
+func (j *Journal) cut() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	c := j.last
+	for _, began := range j.inflight {
+		c = min(c, began)
+	}
+	return c
+}

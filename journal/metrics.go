@@ -1,0 +1,77 @@
+package journal
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	records, bytes, failures, reopened, damaged, lost prometheus.Counter
+	checkpointFailures                                prometheus.Counter
+	replayed, checkpointTime, checkpointSize          prometheus.Gauge
+	checkpointDuration                                prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer, j *Journal) *metrics {
+	if reg == nil {
+		reg = prometheus.NewRegistry()
+	}
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+		reg.MustRegister(c)
+		return c
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+		reg.MustRegister(g)
+		return g
+	}
+	m := &metrics{
+		records:            counter("relay_journal_records_total", "Requests that the journal has taken."),
+		bytes:              counter("relay_journal_appended_bytes_total", "Bytes that the journal has taken."),
+		failures:           counter("relay_journal_failures_total", "Requests that the journal could not take."),
+		reopened:           counter("relay_journal_reopened_total", "Times the journal was reopened after a fault."),
+		damaged:            counter("relay_journal_damaged_records_total", "Records and checkpoints that were damaged when they were replayed."),
+		lost:               counter("relay_journal_lost_records_total", "Records that were missing when the journal was replayed or reopened."),
+		checkpointFailures: counter("relay_journal_checkpoint_failures_total", "Checkpoints that could not be written."),
+		replayed:           gauge("relay_journal_replayed_ratio", "How much of the journal was replayed at the start, 0 to 1."),
+		checkpointTime:     gauge("relay_journal_checkpoint_timestamp_seconds", "When the last checkpoint was written."),
+		checkpointSize:     gauge("relay_journal_checkpoint_bytes", "Size of the last checkpoint."),
+		checkpointDuration: gauge("relay_journal_checkpoint_duration_seconds", "How long the last checkpoint took."),
+	}
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "relay_journal_bytes", Help: "Size of the records that are kept.",
+	}, j.size), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "relay_journal_bytes_limit", Help: "The most that relay_journal_bytes may be.",
+	}, func() float64 { return float64(j.opts.MaxBytes) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "relay_journal_up", Help: "Whether the journal takes records.",
+	}, func() float64 {
+		if j.current() == nil {
+			return 0
+		}
+		return 1
+	}))
+	return m
+}
+
+func (j *Journal) size() float64 {
+	e := j.current()
+	if e == nil {
+		return 0
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	info, err := e.stream.Info(ctx)
+	if err != nil {
+		return 0
+	}
+	return float64(info.State.Bytes)
+}
+
+func (m *metrics) checkpointed(start time.Time, size uint64) {
+	m.checkpointTime.SetToCurrentTime()
+	m.checkpointSize.Set(float64(size))
+	m.checkpointDuration.Set(time.Since(start).Seconds())
+}

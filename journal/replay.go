@@ -1,0 +1,250 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// A Progress says how far a replay is.
+type Progress struct {
+	Records, Of uint64 // of the stream
+	Damaged     int    // records, and pieces of checkpoints, that could not be read
+	Lost        uint64 // sequences that the stream should have and has not
+	Checkpoint  uint64 // sequence of the checkpoint that was loaded, 0 none
+}
+
+// Whole reports whether everything that was acknowledged was there. Where it was
+// not, a checkpoint is due before the first Append.
+func (p Progress) Whole() bool { return p.Damaged == 0 && p.Lost == 0 }
+
+// Replay hands the newest good checkpoint to load, piece by piece, and the records
+// that follow it to apply, in their order. Both must bear what they have seen
+// before. What is damaged is left out, counted and logged; an error is returned
+// only where nothing can be replayed, or a newer relay wrote the journal. What it
+// hands out is valid during the call.
+func (j *Journal) Replay(ctx context.Context, load func(piece []byte) error, apply func(*Record) error) (Progress, error) {
+	var p Progress
+	e := j.current()
+	if e == nil {
+		return p, ErrUnavailable
+	}
+	info, err := e.stream.Info(ctx)
+	if err != nil {
+		return p, err
+	}
+	first, last := info.State.FirstSeq, info.State.LastSeq
+	if info.State.Msgs == 0 {
+		first = last + 1
+	}
+	checkpoints, err := e.checkpoints(ctx)
+	if err != nil {
+		return p, err
+	}
+	bad := 0
+	for _, c := range checkpoints {
+		if err := e.loadCheckpoint(ctx, c, load); err != nil {
+			if errors.Is(err, ErrVersion) {
+				return p, err
+			}
+			j.log.Error("A checkpoint of the journal is damaged, an older one is taken", "checkpoint", c.name, "err", err)
+			bad++
+			continue
+		}
+		p.Checkpoint = c.cut
+		break
+	}
+	p.Damaged += bad
+	from := max(first, p.Checkpoint+1)
+	if p.Checkpoint > last {
+		// The stream was lost, the checkpoint was not: its sequences begin anew.
+		j.log.Error("The journal's stream is older than its checkpoint: what was acknowledged after it is lost", "checkpoint", p.Checkpoint, "stream", last)
+		p.Lost += p.Checkpoint - last
+		from = first
+	}
+	if want := p.Checkpoint + 1; bad > 0 && first > want || len(checkpoints) == 0 && first > 1 {
+		j.log.Error("The journal lacks records between the checkpoint and the stream", "from", want, "to", first-1)
+		p.Lost += first - want
+	}
+	j.mu.Lock()
+	j.last = last
+	j.mu.Unlock()
+	if err := j.salvage(apply, &p); err != nil {
+		return p, err
+	}
+	if from <= last {
+		if err := j.replayStream(ctx, e, from, last, apply, &p); err != nil {
+			return p, err
+		}
+	}
+	j.metrics.damaged.Add(float64(p.Damaged))
+	j.metrics.lost.Add(float64(p.Lost))
+	if p.Checkpoint > last {
+		// Its number would hide the records to come: the next one replaces it.
+		j.mu.Lock()
+		j.misnumbered = map[string]bool{}
+		for _, c := range checkpoints {
+			j.misnumbered[c.name] = true
+		}
+		j.mu.Unlock()
+	}
+	return p, nil
+}
+
+const progressEvery = 5 * time.Second
+
+// stallTime is how long a replay waits for a message of an engine in this process
+// before it takes the next one for damaged. Shorter in tests.
+var stallTime = 3 * time.Second
+
+// A replaying is one run through the stream.
+type replaying struct {
+	j     *Journal
+	e     *engine
+	next  uint64 // sequence that comes next
+	last  uint64
+	apply func(*Record) error
+	parts assembly
+	told  time.Time
+	p     *Progress
+}
+
+func (j *Journal) replayStream(ctx context.Context, e *engine, from, last uint64, apply func(*Record) error, p *Progress) error {
+	p.Of = p.Records + last - from + 1
+	r := replaying{j: j, e: e, next: from, last: last, apply: apply, parts: assembly{}, told: time.Now(), p: p}
+	for r.next <= r.last {
+		err := r.consume(ctx)
+		if errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			err = r.stepOver(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("replay at sequence %d of %d: %w", r.next, r.last, err)
+		}
+	}
+	return nil
+}
+
+// consume reads messages until the last, or until none comes: a consumer of the
+// engine stops at a damaged one.
+func (r *replaying) consume(ctx context.Context) error {
+	cons, err := r.e.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: r.next})
+	if err != nil {
+		return err
+	}
+	it, err := cons.Messages(jetstream.PullMaxBytes(32<<20), jetstream.PullThresholdBytes(16<<20))
+	if err != nil {
+		return err
+	}
+	defer it.Stop()
+	for r.next <= r.last {
+		msg, err := it.Next(jetstream.NextMaxWait(stallTime))
+		if err != nil {
+			return err
+		}
+		md, err := msg.Metadata()
+		if err != nil {
+			return err
+		}
+		if err := r.take(md.Sequence.Stream, msg.Data()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stepOver reads one by one until a message can be read.
+func (r *replaying) stepOver(ctx context.Context) error {
+	from := r.next
+	for seq := r.next; seq <= r.last; seq++ {
+		msg, err := r.e.stream.GetMsg(ctx, seq)
+		if err == nil {
+			return r.take(seq, msg.Data)
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+	}
+	r.lost(r.last + 1)
+	r.next = r.last + 1
+	r.j.log.Error("Nothing of the journal can be read from here on", "from", from, "to", r.last)
+	return nil
+}
+
+// lost notes that what lies between the next sequence and this one is missing.
+func (r *replaying) lost(seq uint64) {
+	if seq > r.next {
+		r.j.log.Error("The journal lacks records", "from", r.next, "to", seq-1)
+		r.p.Lost += seq - r.next
+	}
+}
+
+// take applies the message of a sequence.
+func (r *replaying) take(seq uint64, data []byte) error {
+	r.lost(seq)
+	r.next = seq + 1
+	if err := r.j.replayOne(data, r.parts, r.apply); err != nil {
+		if errors.Is(err, ErrVersion) {
+			return err
+		}
+		r.p.Damaged++
+		r.j.log.Error("A record of the journal was left out", "sequence", seq, "err", err)
+	}
+	r.p.Records++
+	r.j.metrics.replayed.Set(float64(r.p.Records) / float64(r.p.Of))
+	if time.Since(r.told) > progressEvery {
+		r.told = time.Now()
+		r.j.log.Info("Replaying the journal", "records", r.p.Records, "of", r.p.Of)
+	}
+	return nil
+}
+
+func (j *Journal) replayOne(data []byte, parts assembly, apply func(*Record) error) error {
+	r, p, err := parse(data)
+	if err != nil {
+		return err
+	}
+	if p.total > 1 {
+		if !parts.add(&r, p) {
+			return nil
+		}
+	}
+	return apply(&r)
+}
+
+// assembly puts split bodies together. What was never finished was never
+// acknowledged.
+type assembly map[uint64]*partial
+
+type partial struct {
+	next uint64
+	body []byte
+}
+
+// maxPartial bounds the bodies that are incomplete at a time.
+const maxPartial = 64
+
+func (a assembly) add(r *Record, p part) (whole bool) {
+	h := a[p.id]
+	if h == nil {
+		if p.index != 0 || len(a) >= maxPartial {
+			return false
+		}
+		h = &partial{}
+		a[p.id] = h
+	}
+	if p.index != h.next {
+		delete(a, p.id)
+		return false
+	}
+	h.body = append(h.body, r.Body...)
+	if h.next++; h.next < p.total {
+		return false
+	}
+	r.Body = h.body
+	delete(a, p.id)
+	return true
+}

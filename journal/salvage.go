@@ -1,0 +1,193 @@
+package journal
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The engine loops, taking memory, over a block of which a record's header is
+// damaged such that its sequence leaps (nats-server 2.15.2, indexCacheBuf fills
+// the gap). So headers are checked before it starts. A stream that has such a
+// block is moved aside, and what can be read of it is read here: each record has
+// a checksum of its own.
+
+// The form of a record in a block of the engine's file store: length, sequence,
+// time, length of the subject; then subject, message, checksum.
+const (
+	blockHeader  = 22
+	blockSum     = 8
+	sequenceBits = 1<<62 - 1 // the others are marks
+	tombstone    = 1 << 62
+	maxRecord    = 32 << 20
+	maxLeap      = 1 << 24 // records that can have been purged between two
+)
+
+const (
+	damagedPrefix = "damaged-"
+	salvagedMark  = "SALVAGED"
+)
+
+func streamDir(path string) string {
+	return filepath.Join(path, "jetstream", "$G", "streams", streamName)
+}
+
+// blocks lists the block files of a stream in their order.
+func blocks(dir string) []string {
+	files, _ := filepath.Glob(filepath.Join(dir, "msgs", "*.blk"))
+	number := func(f string) int {
+		n, _ := strconv.Atoi(strings.TrimSuffix(filepath.Base(f), ".blk"))
+		return n
+	}
+	slices.SortFunc(files, func(a, b string) int { return number(a) - number(b) })
+	return files
+}
+
+// setAside moves the stream away if a record's header in it is damaged.
+func setAside(path string, log *slog.Logger) error {
+	dir := streamDir(path)
+	last := uint64(0)
+	for _, file := range blocks(dir) {
+		var err error
+		if last, err = checkBlock(file, last); err == nil {
+			continue
+		}
+		to := filepath.Join(path, damagedPrefix+time.Now().UTC().Format("20060102T150405.000"))
+		log.Error("The journal is damaged: its stream is moved aside, and read as far as it can be", "block", file, "err", err, "to", to)
+		return os.Rename(dir, to)
+	}
+	return nil
+}
+
+// checkBlock walks the headers of a block. A record that is cut at the end is
+// what a crash leaves behind; the engine knows that.
+func checkBlock(file string, last uint64) (uint64, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return last, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return last, err
+	}
+	var h [blockHeader + len(subject)]byte
+	for at := int64(0); at+blockHeader <= info.Size(); {
+		n, err := f.ReadAt(h[:], at)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return last, err
+		}
+		size := int64(binary.LittleEndian.Uint32(h[:]) &^ (1 << 31))
+		seq := binary.LittleEndian.Uint64(h[4:])
+		if size < blockHeader+blockSum || size > maxRecord {
+			return last, fmt.Errorf("a record of %d bytes at %d", size, at)
+		}
+		at += size
+		if seq&tombstone != 0 {
+			continue
+		}
+		seq &= sequenceBits
+		if seq <= last || last != 0 && seq > last+maxLeap {
+			return last, fmt.Errorf("sequence %d follows %d", seq, last)
+		}
+		if n == len(h) && (binary.LittleEndian.Uint16(h[20:]) != uint16(len(subject)) || string(h[blockHeader:]) != subject) {
+			return last, fmt.Errorf("a record of another subject, sequence %d", seq)
+		}
+		last = seq
+		if at > info.Size() {
+			return last, checkTail(f, at-size+int64(len(h)), seq)
+		}
+	}
+	return last, nil
+}
+
+// checkTail tells a record that a crash has cut from one whose length is damaged:
+// behind that the next one follows.
+func checkTail(f *os.File, from int64, seq uint64) error {
+	rest, err := io.ReadAll(io.NewSectionReader(f, from, maxRecord))
+	if err != nil {
+		return err
+	}
+	next := binary.LittleEndian.AppendUint64(nil, seq+1)
+	for i := 0; ; {
+		n := bytes.Index(rest[i:], []byte(subject))
+		if n < 0 {
+			return nil
+		}
+		if i += n; i >= blockHeader && bytes.Equal(rest[i-blockHeader+4:i-blockHeader+12], next) {
+			return fmt.Errorf("the length of the record of sequence %d", seq)
+		}
+		i += len(subject)
+	}
+}
+
+// salvage reads the records of streams that were set aside and are in no
+// checkpoint yet.
+func (j *Journal) salvage(apply func(*Record) error, p *Progress) error {
+	for _, dir := range j.asides() {
+		parts := assembly{}
+		records := uint64(0)
+		for _, file := range blocks(dir) {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				j.log.Error("A block of the damaged journal cannot be read", "err", err)
+				continue
+			}
+			for i := 0; ; {
+				n := bytes.Index(data[i:], []byte(subject))
+				if n < 0 {
+					break
+				}
+				i += n
+				end := i + 1
+				if start := i - blockHeader; start >= 0 {
+					end = start + int(binary.LittleEndian.Uint32(data[start:])) - blockSum
+				}
+				i += len(subject)
+				if end <= i || end > len(data) {
+					continue
+				}
+				if err := j.replayOne(data[i:end], parts, apply); errors.Is(err, ErrVersion) {
+					return err
+				} else if err == nil {
+					records++
+					i = end
+				}
+			}
+		}
+		p.Damaged++
+		p.Records += records
+		j.log.Warn("Read what is left of a damaged journal", "records", records, "from", dir)
+	}
+	return nil
+}
+
+// asides lists what was set aside and is in no checkpoint yet.
+func (j *Journal) asides() (dirs []string) {
+	all, _ := filepath.Glob(filepath.Join(j.opts.Path, damagedPrefix+"*"))
+	for _, dir := range all {
+		if _, err := os.Stat(filepath.Join(dir, salvagedMark)); errors.Is(err, os.ErrNotExist) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+// salvaged notes that a checkpoint has what was read. The files stay, for people.
+func (j *Journal) salvaged() error {
+	for _, dir := range j.asides() {
+		if err := os.WriteFile(filepath.Join(dir, salvagedMark), []byte("What could be read of this is in a checkpoint. The directory may be removed.\n"), 0o666); err != nil {
+			return err
+		}
+	}
+	return nil
+}
