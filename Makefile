@@ -1,0 +1,48 @@
+.DEFAULT_GOAL := help
+BENCH ?= .
+REF ?= main
+
+.PHONY: help build run test race fuzz lint e2e long bench bench-compare bench-peers ci
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-15s %s\n", $$1, $$2}'
+
+build: ## the binary, in ./bin
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...
+
+run: ## the relay with its defaults
+	go run ./cmd/relay
+
+test: ## all tests that need nothing but Go
+	go test ./...
+
+race: ## the same under the race detector
+	go test -race ./...
+
+fuzz: ## each fuzz target for a minute
+	go test ./ingest -run '^$$' -fuzz FuzzV1 -fuzztime 1m
+	go test ./ingest -run '^$$' -fuzz FuzzV2 -fuzztime 1m
+	go test ./exposition -run '^$$' -fuzz FuzzPage -fuzztime 1m
+	go test ./series -run '^$$' -fuzz FuzzAgainstModel -fuzztime 1m
+
+lint: ## vet and staticcheck
+	go vet ./...
+	go run honnef.co/go/tools/cmd/staticcheck@v0.7.0 ./...
+
+e2e: ## real Prometheus, vmagent and Telegraf on loopback; see CONTRIBUTING.md
+	RELAY_E2E=1 go test ./cmd/relay -run 'TestProcess|TestCrash' -count=1
+
+long: ## the crash test, 200 rounds
+	RELAY_CRASH_ROUNDS=200 go test ./cmd/relay -run TestCrash -count=1 -timeout 2h -v
+
+bench: ## Go benchmarks; BENCH=regexp
+	go test -run '^$$' -bench '$(BENCH)' -benchmem ./series ./ingest ./exposition
+
+bench-compare: ## benchmarks of REF and of this tree, side by side
+	scripts/bench-compare "$(REF)" "$(BENCH)"
+
+bench-peers: ## the relay, Prometheus and VictoriaMetrics under the same load
+	scripts/bench-peers
+
+ci: ## what a change must pass
+	.ci/run
