@@ -22,7 +22,6 @@ type proto struct {
 	open     int // where the length of the open MetricFamily is; -1 none
 	kind     kind
 	name     string
-	labels   []byte // of the series being written
 	instance []byte
 
 	group uint64 // of acc

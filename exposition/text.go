@@ -18,7 +18,6 @@ type text struct {
 	metric string // whose prefix is set
 	prefix []byte // name{ as the line begins
 	plain  bool   // the name is written as it is
-	family string // as written
 	header string // the name that the last header is of
 	typ    series.MetricType
 	native string // family whose native histograms are shown as nativeParts

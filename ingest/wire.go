@@ -147,22 +147,7 @@ func skipGroup(b []byte, i int) (int, error) {
 	return i, nil
 }
 
-// varint, double and bytes return the field's value if it has that wire type.
-
-func (c *cursor) varint() uint64 {
-	if c.wire != wireVarint {
-		c.err = errType
-	}
-	return c.val
-}
-
-func (c *cursor) fixed64() uint64 {
-	if c.wire != wireFixed64 {
-		c.err = errType
-	}
-	return c.val
-}
-
+// bytes returns the field's content if it has some.
 func (c *cursor) bytes() []byte {
 	if c.wire != wireBytes {
 		c.err = errType

@@ -37,7 +37,7 @@ const (
 	maxPair    = arenaChunk / 2
 )
 
-// A dict interns label pairs. Its zero value is not usable: see newDict.
+// A dict interns label pairs. It needs a seed.
 // Changes need the store's structure lock; reads its read lock.
 type dict struct {
 	seed    maphash.Seed
@@ -49,8 +49,6 @@ type dict struct {
 	live    int      // bytes of pairs with refs
 	garbage int      // bytes of released pairs
 }
-
-func newDict(seed maphash.Seed) *dict { return &dict{seed: seed} }
 
 // AppendPair appends one label pair in the packed form in which the store
 // interns pairs and takes label sets:

@@ -254,14 +254,6 @@ func (v *variant) any() bool {
 	return false
 }
 
-// of returns the variants of a family. They are not changed in place but for
-// their edges; the caller only reads.
-func (m *metadata) of(family string) []*variant {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return append([]*variant(nil), m.families[family]...)
-}
-
 func (v *variant) count() int {
 	n := 0
 	for _, w := range v.edges {

@@ -14,8 +14,8 @@ import (
 // A model is the rules of the package written down as plainly as they are stated:
 // a map, absolute times, no clock but now.
 type model struct {
-	ttl, lag, lookback, future time.Duration
-	series                     map[string]*modelSeries
+	lag, lookback, future time.Duration
+	series                map[string]*modelSeries
 }
 
 type modelSeries struct {

@@ -172,7 +172,7 @@ func storyScrape(t *testing.T, at string, r *relay, query string, want []string)
 		number, ts, stamped := strings.Cut(rest, " ")
 		line = name + " " + number
 		if ms, err := strconv.ParseInt(ts, 10, 64); stamped && err == nil {
-			d := time.UnixMilli(ms).Sub(time.Now())
+			d := time.Until(time.UnixMilli(ms))
 			sign := ""
 			if d > 0 {
 				sign = "+"

@@ -43,7 +43,6 @@ type encoder struct {
 	protocol int
 	raw, msg []byte
 	out      []byte
-	rng      *rand.Rand
 
 	symbols map[string]uint32
 	table   []string
