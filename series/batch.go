@@ -91,8 +91,20 @@ type Batch struct {
 	freed   uint64       // Store.freed when turns was set
 	scratch []byte
 	ids     []pairID
+	last    compared
 	touched pairID // keeps the loads of lookup alive
 }
+
+// compared is the last series that was found by its labels: the next one has most
+// of its pairs, at the end, and can be compared with the labels themselves there.
+type compared struct {
+	labels []byte              // a copy
+	refs   []pairID            // in the store; nil once the read lock was let go
+	tail   [maxTail + 1]uint32 // bytes of the last pairs, by their number
+}
+
+// maxTail is up to how many labels a series is remembered in compared.
+const maxTail = 64
 
 // current is the series that samples are added to.
 type current struct {
@@ -204,6 +216,7 @@ func (b *Batch) Release() {
 	*b = Batch{
 		store: s, entries: b.entries[:0], fresh: b.fresh[:0], labels: b.labels[:0], more: b.more[:0], md: b.md[:0],
 		refusals: b.refusals[:0], symbols: b.symbols[:0], pairs: b.pairs, turns: b.turns, freed: b.freed, scratch: b.scratch[:0], ids: b.ids[:0],
+		last: compared{labels: b.last.labels[:0]},
 	}
 	s.pool.Put(b)
 }
@@ -228,6 +241,7 @@ func (b *Batch) letGo() {
 	if b.reading {
 		b.store.structure.RUnlock()
 		b.reading = false
+		b.last.refs = nil
 	}
 }
 
@@ -299,7 +313,7 @@ func (b *Batch) Series(labels []byte) Verdict {
 		if !b.exists(id) {
 			continue
 		}
-		if sl := b.slot(id); sl.flags&inUse != 0 && s.hasLabels(sl, labels) {
+		if sl := b.slot(id); sl.flags&inUse != 0 && b.hasLabels(sl, labels) {
 			return b.choose(id, sl, true)
 		}
 	}
@@ -328,6 +342,42 @@ func (b *Batch) maxSent() int {
 
 func (b *Batch) tooLong(labels []byte, n int) Verdict {
 	return b.refuseSeries(SeriesTooLong, labels, fmt.Sprintf("labels of %d bytes, the limit is %d: --limits.series-bytes", n, b.store.opts.Limits.SeriesBytes))
+}
+
+// hasLabels is Store.hasLabels with the help of the series before. It goes
+// backwards: pairs at the end that are the same as there are compared at once, the
+// others one by one.
+func (b *Batch) hasLabels(sl *slot, labels []byte) bool {
+	s, l := b.store, &b.last
+	refs := s.refs.at(sl.refs, sl.n)
+	n := len(refs)
+	if n > maxTail {
+		return s.hasLabels(sl, labels)
+	}
+	same := 0
+	for m := len(l.refs); same < n && same < m && refs[n-1-same] == l.refs[m-1-same]; {
+		same++
+	}
+	size := int(l.tail[same]) // of the same pairs
+	if size > len(labels) || string(labels[len(labels)-size:]) != string(l.labels[len(l.labels)-size:]) {
+		return false
+	}
+	rest := labels[:len(labels)-size]
+	for i := n - 1 - same; i >= 0; i-- {
+		p := s.dict.bytes(refs[i])
+		if len(rest) < len(p) || string(rest[len(rest)-len(p):]) != string(p) {
+			l.refs = l.refs[len(l.refs)-same:] // what of tail is still right
+			return false
+		}
+		rest = rest[:len(rest)-len(p)]
+		l.tail[n-i] = uint32(len(labels) - len(rest))
+	}
+	if len(rest) > 0 {
+		l.refs = l.refs[len(l.refs)-same:]
+		return false
+	}
+	l.labels, l.refs = append(l.labels[:0], labels...), refs
+	return true
 }
 
 // find looks a canonical set up by its hash, at once or, in a request that keeps

@@ -47,9 +47,11 @@ const (
 type block struct {
 	mu     sync.Mutex
 	used   int
-	cursor int // no free slot below it
-	slots  [blockLen]slot
+	cursor int             // no free slot below it
+	slots  *[blockLen]slot // by itself it is just six pages: within it would take seven
 }
+
+func newBlock() *block { return &block{slots: new([blockLen]slot)} }
 
 // refsArena hands out runs of pair ids, recycled by length.
 type refsArena struct {

@@ -69,7 +69,7 @@ func (d *dump) block(at int, b *block) {
 		clear(d.pairs)
 	}
 	b.mu.Lock()
-	d.slots = b.slots
+	d.slots = *b.slots
 	b.mu.Unlock()
 	for i := range d.slots {
 		sl := &d.slots[i]

@@ -228,7 +228,7 @@ func (s *Store) takeSlot() uint32 {
 	for ; s.open < len(s.blocks); s.open++ {
 		b := s.blocks[s.open]
 		if b == nil {
-			b = &block{}
+			b = newBlock()
 			s.blocks[s.open] = b
 		}
 		if b.used == blockLen {
@@ -240,7 +240,9 @@ func (s *Store) takeSlot() uint32 {
 		b.used++
 		return uint32(s.open<<blockBits | b.cursor)
 	}
-	s.blocks = append(s.blocks, &block{used: 1})
+	b := newBlock()
+	b.used = 1
+	s.blocks = append(s.blocks, b)
 	return uint32(s.open << blockBits)
 }
 

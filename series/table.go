@@ -3,7 +3,7 @@ package series
 // A table is a set of 32-bit ids found by a 32-bit keyed hash, which it keeps
 // beside each id, so that it can grow by itself. Hashes may collide: the caller
 // decides equality, exactly, by looking at what the id stands for. It holds no
-// pointers but its array: 8 bytes an entry at a load between 3/8 and 3/4.
+// pointers but its array: 8 bytes an entry at a load between 1/2 and 3/4.
 //
 // Not safe for concurrent changes; concurrent reads are fine.
 type table struct {
@@ -16,8 +16,7 @@ func (t *table) find(hash uint32, eq func(id uint32) bool) (uint32, bool) {
 	if len(t.entries) == 0 {
 		return 0, false
 	}
-	mask := uint32(len(t.entries) - 1)
-	for i := hash & mask; ; i = (i + 1) & mask {
+	for i := t.home(hash); ; {
 		e := t.entries[i]
 		if e == 0 {
 			return 0, false
@@ -27,8 +26,15 @@ func (t *table) find(hash uint32, eq func(id uint32) bool) (uint32, bool) {
 				return id, true
 			}
 		}
+		if i++; i == len(t.entries) {
+			i = 0
+		}
 	}
 }
+
+// home is where an entry would like to be: tables of any length, so that one
+// need not double.
+func (t *table) home(hash uint32) int { return int(uint64(hash) * uint64(len(t.entries)) >> 32) }
 
 // first returns the first id under hash without a look at what it stands for, or
 // noSlot.
@@ -43,17 +49,18 @@ func (t *table) first(hash uint32) uint32 {
 // insert adds id, which must not be there.
 func (t *table) insert(hash, id uint32) {
 	if (t.used+1)*4 > len(t.entries)*3 {
-		t.resize(max(16, len(t.entries)*2))
+		t.resize(max(16, len(t.entries)*3/2))
 	}
 	t.put(uint64(hash)<<32 | uint64(id+1))
 	t.used++
 }
 
 func (t *table) put(e uint64) {
-	mask := uint32(len(t.entries) - 1)
-	i := uint32(e>>32) & mask
+	i := t.home(uint32(e >> 32))
 	for t.entries[i] != 0 {
-		i = (i + 1) & mask
+		if i++; i == len(t.entries) {
+			i = 0
+		}
 	}
 	t.entries[i] = e
 }
@@ -64,17 +71,23 @@ func (t *table) remove(hash, id uint32) {
 	if len(t.entries) == 0 {
 		return
 	}
-	mask := uint32(len(t.entries) - 1)
-	i := hash & mask
-	for want := uint64(hash)<<32 | uint64(id+1); t.entries[i] != want; i = (i + 1) & mask {
+	n := len(t.entries)
+	next := func(i int) int {
+		if i++; i == n {
+			return 0
+		}
+		return i
+	}
+	distance := func(from, to int) int { return (to - from + n) % n }
+	i := t.home(hash)
+	for want := uint64(hash)<<32 | uint64(id+1); t.entries[i] != want; i = next(i) {
 		if t.entries[i] == 0 {
 			return
 		}
 	}
-	for j := (i + 1) & mask; t.entries[j] != 0; j = (j + 1) & mask {
-		home := uint32(t.entries[j]>>32) & mask
+	for j := next(i); t.entries[j] != 0; j = next(j) {
 		// An entry may move back to the gap unless its home lies behind it.
-		if (j-home)&mask >= (j-i)&mask {
+		if distance(t.home(uint32(t.entries[j]>>32)), j) >= distance(i, j) {
 			t.entries[i] = t.entries[j]
 			i = j
 		}

@@ -84,7 +84,7 @@ func availableMemory() int64 {
 // has, and the store to refuse new series before it is reached.
 func keepMemory(ctx context.Context, store *series.Store, limit int64) {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50) // most of the heap holds no pointers: collections are cheap
+		debug.SetGCPercent(20) // the heap holds next to no pointers: collections are cheap
 	}
 	if limit <= 0 {
 		return
