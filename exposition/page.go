@@ -153,6 +153,16 @@ func (p *page) head(name string) bool {
 	return true
 }
 
+// hasInstance reports whether a series has the label instance.
+func hasInstance(s *series.Series) bool {
+	for i := range s.Len() {
+		if _, flags := s.Label(i); flags&series.InstanceLabel != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 type pair struct{ name, value string }
 
 // escape returns the labels of a series as they are written where a name has to

@@ -181,7 +181,7 @@ func (s *stored) Series(_ *series.Family, x *series.Series) {
 	for l := range x.Pairs {
 		b.Add(string(l.Name), string(l.Value))
 	}
-	if !x.HasInstance {
+	if !hasInstance(x) {
 		b.Add("instance", "")
 	}
 	b.Sort()

@@ -187,16 +187,28 @@ func (p *proto) plain(f *series.Family, s *series.Series) {
 	if labels != nil {
 		p.buf = append(p.buf, labels...)
 	} else {
-		for l := range s.Pairs {
-			p.buf = append(p.buf, l.Packed...)
-		}
-		if !s.HasInstance {
-			p.buf = append(p.buf, p.instance...)
-		}
+		p.buf = p.stored(p.buf, s)
 	}
 	p.value(k, s)
 	p.stamp(p.stamps.of(s))
 	p.patch(at)
+}
+
+// stored appends the labels as the store has them.
+func (p *proto) stored(dst []byte, s *series.Series) []byte {
+	instance := false
+	for i := range s.Len() {
+		packed, flags := s.Label(i)
+		if flags&series.NameLabel != 0 {
+			continue
+		}
+		instance = instance || flags&series.InstanceLabel != 0
+		dst = append(dst, packed...)
+	}
+	if !instance {
+		dst = append(dst, p.instance...)
+	}
+	return dst
 }
 
 // appendLabels returns the packed labels of a series where they are not just the
@@ -219,7 +231,7 @@ func (p *proto) appendLabels(dst []byte, f *series.Family, s *series.Series) (la
 	for _, l := range pairs {
 		dst = series.AppendPair(dst, l.name, l.value)
 	}
-	if !s.HasInstance {
+	if !hasInstance(s) {
 		dst = append(dst, p.instance...)
 	}
 	return dst, true
@@ -300,12 +312,7 @@ func (p *proto) native(f *series.Family, s *series.Series) {
 	p.family(f, k, s.Name)
 	at := p.message(4)
 	if labels == nil {
-		for l := range s.Pairs {
-			p.buf = append(p.buf, l.Packed...)
-		}
-		if !s.HasInstance {
-			p.buf = append(p.buf, p.instance...)
-		}
+		p.buf = p.stored(p.buf, s)
 	}
 	p.buf = append(p.buf, labels...)
 	in := p.message(7)
@@ -405,13 +412,7 @@ func (p *proto) accumulate(f *series.Family, s *series.Series) {
 	a.ms, a.stamped = p.stamps.of(s)
 	a.bound = math.NaN()
 	if labels == nil {
-		labels = p.arena
-		for l := range s.Pairs {
-			labels = append(labels, l.Packed...)
-		}
-		if !s.HasInstance {
-			labels = append(labels, p.instance...)
-		}
+		labels = p.stored(p.arena, s)
 	}
 	p.arena, a.to, a.bare = labels, len(labels), len(labels)
 	if s.Part == series.Bucket || s.Part == series.Quantile {

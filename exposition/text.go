@@ -152,29 +152,28 @@ func (t *text) labels(f *series.Family, s *series.Series, suffix, le string) boo
 		t.setPrefix(s.Name, suffix)
 	}
 	b := append(t.buf, t.prefix...)
-	comma := !t.plain
+	if !t.plain {
+		b = append(b, ',') // behind the name
+	}
 	escape := t.scheme != model.NoEscaping && !series.IsLegacyName(s.Name)
-	for l := range s.Pairs {
-		if l.Plain {
-			if comma {
-				b = append(b, ',')
-			}
-			comma = true
-			b = append(b, l.Name...)
-			b = append(b, '=', '"')
-			b = append(b, l.Value...)
-			b = append(b, '"')
+	instance := false
+	for i := range s.Len() {
+		packed, flags := s.Label(i)
+		if flags&series.NameLabel != 0 {
 			continue
 		}
-		if t.scheme != model.NoEscaping && !legacyLabel(l.Name) {
-			escape = true
-			break
+		instance = instance || flags&series.InstanceLabel != 0
+		if flags&series.PlainLabel != 0 && len(packed) < 128 {
+			// Between name and value there are two bytes, as there are in text.
+			n := len(b) + int(packed[3])
+			b = append(b, packed[4:]...)
+			b[n], b[n+1] = '=', '"'
+			b = append(b, '"', ',')
+			continue
 		}
-		if comma {
-			b = append(b, ',')
-		}
-		comma = true
-		b = appendLabel(b, string(l.Name), string(l.Value))
+		name, value := series.SplitPair(packed)
+		escape = escape || t.scheme != model.NoEscaping && !legacyLabel(name)
+		b = append(appendLabel(b, string(name), string(value)), ',')
 	}
 	if escape {
 		if !t.settled {
@@ -184,31 +183,21 @@ func (t *text) labels(f *series.Family, s *series.Series, suffix, le string) boo
 			}
 			t.settled = true
 		}
-		b, comma = append(t.buf, t.prefix...), false
+		b = append(t.buf, t.prefix...) // an escaped name is not quoted
 		for _, l := range t.escaped {
-			if comma {
-				b = append(b, ',')
-			}
-			comma = true
-			b = appendLabel(b, l.name, l.value)
+			b = append(appendLabel(b, l.name, l.value), ',')
 		}
 	}
 	if le != "" {
-		if comma {
-			b = append(b, ',')
-		}
-		comma = true
 		b = append(b, `le="`...)
 		b = append(b, le...)
-		b = append(b, '"')
+		b = append(b, '"', ',')
 	}
-	if !s.HasInstance {
+	if !instance {
 		// Else the centre would attach the relay's own, as /federate knows.
-		if comma {
-			b = append(b, ',')
-		}
-		b = append(b, `instance=""`...)
+		b = append(b, `instance="",`...)
 	}
+	b = b[:len(b)-1] // there is at least an instance
 	t.buf = append(b, '}', ' ')
 	return true
 }

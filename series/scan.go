@@ -111,18 +111,17 @@ type member struct {
 
 // A Series is one live series as a Visitor sees it.
 type Series struct {
-	Name        string // of the metric
-	Part        Part
-	Value       float64 // not of a native histogram
-	Time        int64   // of the sample, ms
-	TTL         TTL
-	Pushed      bool  // belongs to a group of the push API
-	StartTime   int64 // ms; 0 unknown
-	Histogram   *Histogram
-	Exemplars   []Exemplar // oldest first
-	HasInstance bool
-	Edge        string
-	Group       uint64 // with Query.Grouped: a number that changes from metric to metric
+	Name      string // of the metric
+	Part      Part
+	Value     float64 // not of a native histogram
+	Time      int64   // of the sample, ms
+	TTL       TTL
+	Pushed    bool  // belongs to a group of the push API
+	StartTime int64 // ms; 0 unknown
+	Histogram *Histogram
+	Exemplars []Exemplar // oldest first
+	Edge      string
+	Group     uint64 // with Query.Grouped: a number that changes from metric to metric
 
 	dict *dict
 	refs []pairID
@@ -133,6 +132,37 @@ type Pair struct {
 	Packed      []byte // as AppendPair writes it
 	Name, Value []byte
 	Plain       bool // legacy name, and a value without \, " and newline
+}
+
+// LabelFlags are what is known of a label pair since it was first seen.
+type LabelFlags uint8
+
+// The flags.
+const (
+	PlainLabel    = LabelFlags(pairPlain)    // legacy name, and a value without \, " and newline
+	NameLabel     = LabelFlags(pairName)     // __name__
+	InstanceLabel = LabelFlags(pairInstance) // instance
+)
+
+// Len is how many labels there are, __name__ included.
+func (s *Series) Len() int { return len(s.refs) }
+
+// Label returns a label in packed form, and its flags; they are sorted by name.
+// It is what Pairs yields, for those in a hurry.
+func (s *Series) Label(i int) (packed []byte, flags LabelFlags) {
+	p := &s.dict.pairs[s.refs[i]]
+	at := uint64(p.off) << alignBits
+	from := at & (arenaChunk - 1)
+	return s.dict.chunks[at>>chunkBits][from : from+uint64(p.size)], LabelFlags(p.flags)
+}
+
+// SplitPair returns the parts of a label in packed form. They alias it.
+func SplitPair(packed []byte) (name, value []byte) {
+	if len(packed) < 128 { // all lengths are of one byte
+		n := 4 + int(packed[3])
+		return packed[4:n], packed[n+2:]
+	}
+	return splitPair(packed)
 }
 
 // Pairs yields the labels but __name__, sorted by name.
@@ -172,6 +202,7 @@ type scan struct {
 	group   uint64
 	last    []pairID // of the last series shown grouped; nil where its ids may be others' now
 	lastKey uint64
+	touched pairID // keeps the loads of gather alive
 }
 
 // pairVerdicts remembers what one matcher says of a pair, by its id.
@@ -433,6 +464,16 @@ func (c *scan) gather(ids []uint32) {
 	if b != nil {
 		b.mu.Unlock()
 	}
+	// The references of a family's series are far apart: loaded here, side by
+	// side, they need not be waited for one by one.
+	touched := pairID(0)
+	for i := range ids {
+		if sl := &c.slots[i]; sl.flags&inUse != 0 {
+			refs := s.refs.at(sl.refs, sl.n)
+			touched += refs[0] + refs[len(refs)-1]
+		}
+	}
+	c.touched = touched
 }
 
 // show shows the i-th gathered slot if it is live, still of the metric, and
@@ -451,11 +492,6 @@ func (c *scan) show(f *Family, m *member, i int, id uint32) {
 	c.series = Series{
 		Name: m.name, Part: m.part, Value: math.Float64frombits(sl.bits), Time: sl.t, TTL: sl.ttl.ttl(),
 		Edge: s.owners[sl.owner].name, Group: c.group, dict: s.dict, refs: refs,
-	}
-	for _, p := range refs {
-		if s.dict.pairs[p].flags&pairInstance != 0 {
-			c.series.HasInstance = true
-		}
 	}
 	if x := c.extras[i]; x != nil && sl.flags&extended != 0 {
 		c.series.Histogram, c.series.Exemplars, c.series.StartTime = x.histogram, x.exemplars, x.start
