@@ -27,11 +27,19 @@ type decoder struct {
 	symbols [][]byte
 	refs    []uint32
 
-	said struct { // metadata handed on last; the zero one never is
-		name uint32
-		statement
-	}
+	said []said
 }
+
+// said is the metadata that a request has handed on for a metric name: senders
+// repeat it with every series. It is kept as it came, in the place that the symbol
+// of the name has.
+type said struct {
+	label, name uint32 // the symbols __name__ and the name
+	n           uint8
+	raw         [15]byte
+}
+
+const maxSaid = 256 // places; more names share them
 
 // What the elements of a request cost, in bytes of memory.
 const (
@@ -483,6 +491,7 @@ func (d *decoder) doubles(list []float64, c *cursor) ([]float64, error) {
 // are, since the series refer to them.
 func (d *decoder) v2(body []byte) error {
 	d.symbols = d.symbols[:0]
+	clear(d.said)
 	for i := 0; i < len(body); {
 		if body[i] == 0x22 || body[i] == 0x2a {
 			data, next, err := lengthAt(body, i+1)
@@ -578,10 +587,7 @@ func (d *decoder) v2Series(ts []byte) error {
 		return errOddRefs
 	}
 	if len(md) > 2 {
-		if err := d.check(md[2:], v2MetadataFields); err != nil {
-			return err
-		}
-		if err := d.v2Metadata(statementOf(md[2:])); err != nil {
+		if err := d.v2RawMetadata(md[2:]); err != nil {
 			return err
 		}
 	}
@@ -596,12 +602,7 @@ type statement struct {
 	help, unit uint32
 }
 
-// statementOf reads a checked Metadata of 2.0.
-func statementOf(msg []byte) (s statement) {
-	s.read(msg)
-	return s
-}
-
+// read reads a checked Metadata of 2.0.
 func (s *statement) read(msg []byte) {
 	for c := (cursor{rest: msg}); c.next(); {
 		switch c.num {
@@ -680,7 +681,7 @@ func (d *decoder) v2General(ts []byte) error {
 	if len(d.refs)%2 != 0 {
 		return errOddRefs
 	}
-	if err := d.v2Metadata(md); err != nil {
+	if err := d.state(md); err != nil {
 		return err
 	}
 	if items == 0 {
@@ -717,9 +718,40 @@ func (d *decoder) packedSize() int {
 	return n
 }
 
-// v2Metadata hands on what the series of d.refs says of its family, unless the
-// series before has just said it.
-func (d *decoder) v2Metadata(s statement) error {
+// v2RawMetadata hands on what a series says of its family, unless the request has
+// just said that.
+func (d *decoder) v2RawMetadata(raw []byte) error {
+	if len(d.refs) < 2 || len(raw) > len(said{}.raw) {
+		return d.v2Metadata(raw)
+	}
+	if d.said == nil {
+		d.said = make([]said, maxSaid)
+	}
+	label, name := d.refs[0], d.refs[1]
+	place := &d.said[name%maxSaid]
+	if place.label == label && place.name == name && string(place.raw[:place.n]) == string(raw) {
+		return nil
+	}
+	if err := d.v2Metadata(raw); err != nil {
+		return err
+	}
+	if string(d.symbols[label]) == "__name__" {
+		place.label, place.name, place.n = label, name, uint8(copy(place.raw[:], raw))
+	}
+	return nil
+}
+
+// v2Metadata hands on what the series of d.refs says of its family.
+func (d *decoder) v2Metadata(raw []byte) error {
+	if err := d.check(raw, v2MetadataFields); err != nil {
+		return err
+	}
+	var s statement
+	s.read(raw)
+	return d.state(s)
+}
+
+func (d *decoder) state(s statement) error {
 	if s == (statement{}) {
 		return nil
 	}
@@ -735,15 +767,10 @@ func (d *decoder) v2Metadata(s statement) error {
 		return nil
 	}
 	for i := 0; i+1 < len(d.refs); i += 2 {
-		if string(d.symbols[d.refs[i]]) != "__name__" {
-			continue
+		if string(d.symbols[d.refs[i]]) == "__name__" {
+			d.batch.SeriesMetadata(d.symbols[d.refs[i+1]], metricType(s.typ), help, unit)
+			return nil
 		}
-		name := d.refs[i+1]
-		if d.said.name != name || d.said.statement != s {
-			d.said.name, d.said.statement = name, s
-			d.batch.SeriesMetadata(d.symbols[name], metricType(s.typ), help, unit)
-		}
-		return nil
 	}
 	return nil
 }

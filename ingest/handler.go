@@ -422,7 +422,7 @@ func (h *Handler) awaitReady(ctx context.Context) *refusal {
 
 func (h *Handler) decode(v version, raw []byte, batch *series.Batch, budget int) error {
 	d := h.decoders.Get().(*decoder)
-	*d = decoder{batch: batch, budget: budget, scratch: d.scratch[:0], symbols: d.symbols[:0], refs: d.refs[:0]}
+	*d = decoder{batch: batch, budget: budget, scratch: d.scratch[:0], symbols: d.symbols[:0], refs: d.refs[:0], said: d.said}
 	var err error
 	if v == v2 {
 		err = d.v2(raw)
