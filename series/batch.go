@@ -464,9 +464,16 @@ const minPairCache, maxPairCache = 1 << 10, 1 << 16
 // are even in number.
 func (b *Batch) SeriesRefs(refs []uint32) Verdict {
 	b.read()
-	if b.interned(refs) {
+	candidates := b.candidates()
+	var expected []pairID
+	if id := candidates[0]; b.exists(id) {
+		if sl := b.slot(id); sl.flags&inUse != 0 {
+			expected = b.store.refs.at(sl.refs, sl.n)
+		}
+	}
+	if b.interned(refs, expected) {
 		s := b.store
-		for _, id := range b.candidates() {
+		for _, id := range candidates {
 			if !b.exists(id) {
 				continue
 			}
@@ -516,9 +523,10 @@ func (b *Batch) packed(refs []uint32) []byte {
 }
 
 // interned translates refs to b.ids, and reports whether the dictionary has them
-// all. A request uses the same pairs again and again: what was found is kept in a
+// all. expected is what they may well be: comparing costs one miss of the cache,
+// looking up several. A request uses the same pairs again and again: what was found is kept in a
 // table where each pair of symbols has one place.
-func (b *Batch) interned(refs []uint32) bool {
+func (b *Batch) interned(refs []uint32, expected []pairID) bool {
 	d := b.store.dict
 	b.ids = b.ids[:0]
 	fresh := 0
@@ -531,9 +539,15 @@ func (b *Batch) interned(refs []uint32) bool {
 				return false // no known series is that long
 			}
 			b.scratch = AppendPair(b.scratch[:0], b.symbols[name], b.symbols[value])
-			id, ok := d.lookup(d.hashPair(b.scratch), b.scratch)
+			id, ok := pairID(0), false
+			if k := i / 2; k < len(expected) {
+				id = expected[k]
+				ok = string(d.bytes(id)) == string(b.scratch)
+			}
 			if !ok {
-				return false
+				if id, ok = d.lookup(d.hashPair(b.scratch), b.scratch); !ok {
+					return false
+				}
 			}
 			*c = symbolPair{name: name, value: value, turn: b.turns, id: id}
 		}
@@ -802,6 +816,24 @@ func (b *Batch) lookup(turn []fresh) {
 	for i := range turn {
 		if refs[i] != noSlot {
 			touched += s.refs.at(refs[i], 1)[0]
+		}
+	}
+	// The pairs of series in no order are as far apart: first where they are,
+	// then what they are.
+	for i := range turn {
+		if refs[i] != noSlot {
+			_, sl := s.slot(guess[i])
+			for _, id := range s.refs.at(sl.refs, sl.n) {
+				touched += pairID(s.dict.pairs[id].off)
+			}
+		}
+	}
+	for i := range turn {
+		if refs[i] != noSlot {
+			_, sl := s.slot(guess[i])
+			for _, id := range s.refs.at(sl.refs, sl.n) {
+				touched += pairID(s.dict.bytes(id)[0])
+			}
 		}
 	}
 	b.touched = touched
