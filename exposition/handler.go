@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"relay/series"
@@ -34,16 +35,26 @@ type Options struct {
 
 	MaxScrapes int // rendered at a time, the others wait; 0: 4
 
+	// Edges says which edges are silent: their pages are answered 503. Nil: none.
+	Edges Edges
+
 	// Ready is closed when the store has all that it is to show; until then
 	// scrapes wait. Nil: it has.
 	Ready <-chan struct{}
+}
+
+// Edges knows which edges are silent: see [relay/edges.Registry].
+type Edges interface {
+	Silent(name string, now time.Time) bool
 }
 
 // A Handler answers scrapes with the live series. It may be called concurrently.
 //
 // Query parameters: match[] (selectors as in /federate, any may match), edge
 // (series which that edge wrote last), shard=i/n (a part of the series, i from 0,
-// that depends on their labels alone; n at most 1024).
+// that depends on their labels alone; n at most 1024). With page=up the page says
+// in one line that the edge pushes. The pages of a silent edge are 503, so that the
+// scraper writes up 0.
 type Handler struct {
 	opts    Options
 	stamps  stamps
@@ -103,6 +114,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	start := time.Now()
 	timeout := scrapeTimeout(r.Header)
+	up := r.URL.Query().Get("page") == "up"
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()
 	patience, stop := context.WithTimeout(ctx, timeout-timeout/10)
@@ -114,6 +126,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			h.unavailable(w, "starting", "the relay is replaying its journal")
 			return
 		}
+	}
+	if q.Edge != "" && h.opts.Edges != nil && h.opts.Edges.Silent(q.Edge, start) {
+		h.unavailable(w, "edge_silent", "the edge is silent: its last accepted request is older than that request's TTL")
+		return
+	}
+	if up {
+		// Next to nothing, so that a scrape of it tells that the edge is there.
+		w.Header().Set("Content-Type", format{syntax: text0, scheme: model.UnderscoreEscaping}.contentType())
+		io.WriteString(w, "# HELP relay_edge_pushing The edge pushes.\n# TYPE relay_edge_pushing gauge\nrelay_edge_pushing 1\n")
+		return
 	}
 	select {
 	case h.turns <- struct{}{}:

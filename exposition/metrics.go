@@ -44,7 +44,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for o := range numOmissions {
 		m.omitted[o] = omitted.WithLabelValues(o.String())
 	}
-	for _, reason := range []string{"bad_request", "starting", "busy", "aborted"} {
+	for _, reason := range []string{"bad_request", "edge_silent", "starting", "busy", "aborted"} {
 		m.failed.WithLabelValues(reason)
 	}
 	reg.MustRegister(m.duration, m.size, m.shown, m.failed, omitted)

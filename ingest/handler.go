@@ -41,6 +41,9 @@ type Options struct {
 	// Journal takes each request before it is answered; nil: none does.
 	Journal Journal
 
+	// Edges is told of each accepted request; nil: nobody is.
+	Edges Edges
+
 	// Ready is closed when pushes can be taken; until then they wait a while. Nil:
 	// at once.
 	Ready <-chan struct{}
@@ -52,6 +55,12 @@ type Options struct {
 // A Journal keeps what is accepted: see [journal.Journal].
 type Journal interface {
 	Append(ctx context.Context, r *journal.Record) (applied func(), err error)
+}
+
+// Edges notes who was seen, when, and the TTL granted in ms: see
+// [relay/edges.Registry].
+type Edges interface {
+	Saw(name string, received time.Time, ttl int64)
 }
 
 // Limits of waiting. Senders give up after 30 s and try again.
@@ -350,6 +359,7 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version) (serie
 		defer applied()
 	}
 	res := batch.Commit()
+	h.saw(edge, now, &res)
 	if res.Clamped {
 		w.Header().Set("X-Relay-TTL", res.Granted.String())
 	}
@@ -391,8 +401,16 @@ func (h *Handler) Replay(r *journal.Record) error {
 	if err := h.decode(v, raw, batch, math.MaxInt); err != nil {
 		return err
 	}
-	batch.Commit()
+	res := batch.Commit()
+	h.saw(r.Edge, time.UnixMilli(r.Received), &res)
 	return nil
+}
+
+// saw notes an edge of whose request something was accepted.
+func (h *Handler) saw(edge string, received time.Time, res *series.Result) {
+	if h.opts.Edges != nil && res.Samples+res.Histograms+res.Exemplars > 0 {
+		h.opts.Edges.Saw(edge, received, int64(res.Granted))
+	}
 }
 
 // maxReplayed bounds a body in the journal, whatever --limits.request-bytes was

@@ -34,6 +34,8 @@ type config struct {
 	lag, future         time.Duration
 	nameValidation      string
 
+	edgesRetention time.Duration
+
 	limits        series.Limits
 	memory        string
 	requestBytes  units.Base2Bytes
@@ -98,6 +100,8 @@ func newApp(cfg *config) *kingpin.Application {
 	app.Flag("series.ttl-max", "The longest TTL that a sender is granted.").Default("inf").SetValue(ttlValue{&cfg.ttlMax})
 	app.Flag("series.lag-tolerance", "How much later than its own time a sample may arrive and still count as current.").Default("1m").DurationVar(&cfg.lag)
 	app.Flag("series.future-tolerance", "How far ahead of the relay's clock a sample may be; others are refused.").Default("10m").DurationVar(&cfg.future)
+
+	app.Flag("edges.retention", "How long an edge that has fallen silent is remembered: its target then answers 503, so that up is 0.").Default("24h").DurationVar(&cfg.edgesRetention)
 
 	app.Flag("limits.memory", "Memory that the process may use, as a size or a percentage of the cgroup's limit or the RAM: over it new series are refused, known ones go on. 0: no limit.").Default("80%").StringVar(&cfg.memory)
 	app.Flag("limits.series", "Series held, expired ones that are not forgotten yet included.").Default("5000000").IntVar(&cfg.limits.Series)

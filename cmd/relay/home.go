@@ -4,7 +4,6 @@ import (
 	_ "embed"
 	"html/template"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/prometheus/common/version"
@@ -18,13 +17,7 @@ var homeTemplate = template.Must(template.New("home").Parse(homeHTML))
 // home is the first page that a user sees: what to put into the configurations
 // on both sides, with the address under which the page was asked for.
 func (r *relay) home(w http.ResponseWriter, req *http.Request) {
-	scheme, host, prefix := "http", req.Host, strings.TrimSuffix(r.cfg.routePrefix, "/")
-	if req.TLS != nil {
-		scheme = "https"
-	}
-	if u := r.cfg.externalURL; u != nil && u.Host != "" {
-		scheme, host, prefix = u.Scheme, u.Host, strings.TrimSuffix(u.Path, "/")
-	}
+	scheme, host, prefix := r.base(req)
 	st := r.store.Stats(time.Now())
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")

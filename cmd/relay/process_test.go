@@ -8,11 +8,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -33,7 +36,7 @@ func TestProcess(t *testing.T) {
 	t.Run("Prometheus2.42", func(t *testing.T) {
 		base := startBinary(t)
 		target, _ := startTarget(t)
-		start(t, debianPrometheus(t), "--enable-feature=agent", "--config.file="+file(t, "agent.yml", agentConfig(base, target, "    metadata_config: {send: true, send_interval: 1s}\n", "")),
+		start(t, debianPrometheus(t), "--enable-feature=agent", "--config.file="+file(t, "agent.yml", agentConfig(captured(t, base, "prometheus-2.42"), target, "    metadata_config: {send: true, send_interval: 1s}\n", "")),
 			"--storage.agent.path="+t.TempDir(), "--web.listen-address="+freeAddress(t))
 		waitForPage(t, base, `shop_requests_total{code="200"`, "# TYPE shop_latency_seconds histogram")
 	})
@@ -41,7 +44,7 @@ func TestProcess(t *testing.T) {
 		base := startBinary(t)
 		target, _ := startTarget(t)
 		scrape := file(t, "scrape.yml", fmt.Sprintf("global: {scrape_interval: 1s}\nscrape_configs:\n  - job_name: shop\n    static_configs: [{targets: ['%s']}]\n", target))
-		start(t, tool(t, "vmagent"), "-promscrape.config="+scrape, "-remoteWrite.url="+base+"/api/v1/write", "-remoteWrite.tmpDataPath="+t.TempDir(),
+		start(t, tool(t, "vmagent"), "-promscrape.config="+scrape, "-remoteWrite.url="+captured(t, base, "vmagent-1.151")+"/api/v1/write", "-remoteWrite.tmpDataPath="+t.TempDir(),
 			"-httpListenAddr="+freeAddress(t), "-remoteWrite.headers=X-Relay-Edge:shop-17^^X-Relay-TTL:90s")
 		waitForPage(t, base, `shop_requests_total{code="200"`)
 	})
@@ -51,13 +54,22 @@ func TestProcess(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conf := strings.NewReplacer("http://relay.example.com:10091", base, `"15s"`, `"1s"`).Replace(string(text))
+		conf := strings.NewReplacer("http://relay.example.com:10091", captured(t, base, "telegraf-1.37"), `"15s"`, `"1s"`).Replace(string(text))
 		start(t, tool(t, "telegraf"), "--config", file(t, "telegraf.conf", conf))
 		waitForPage(t, base, "internal_memstats_sys_bytes{")
 	})
 	t.Run("promtool", func(t *testing.T) {
 		base := startBinary(t)
 		pushOne(t, base, "up", 1)
+		golden, err := os.ReadFile("../../testdata/pages/text-0.0.4.txt")
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(tool(t, "promtool"), "check", "metrics")
+		cmd.Stdin = bytes.NewReader(golden)
+		if out, err := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != 3 || string(out) != "without_metadata no help text\n" {
+			t.Errorf("the golden page: %v\n%s", err, out)
+		}
 		for _, path := range []string{"/metrics", "/-/metrics"} {
 			cmd := exec.Command(tool(t, "promtool"), "check", "metrics")
 			cmd.Stdin = strings.NewReader(getPage(t, base+path))
@@ -202,7 +214,7 @@ func prometheusToPrometheus(t *testing.T, message string) {
 	if message == "prometheus.WriteRequest" {
 		extra += "    metadata_config: {send: true, send_interval: 1s}\n"
 	}
-	agent := start(t, tool(t, "prometheus"), "--agent", "--enable-feature=metadata-wal-records", "--config.file="+file(t, "agent.yml", agentConfig(base, target, extra, "    scrape_native_histograms: true\n    always_scrape_classic_histograms: true\n")),
+	agent := start(t, tool(t, "prometheus"), "--agent", "--enable-feature=metadata-wal-records", "--config.file="+file(t, "agent.yml", agentConfig(captured(t, base, "prometheus-3.16-"+strings.ReplaceAll(message, ".", "-")), target, extra, "    scrape_native_histograms: true\n    always_scrape_classic_histograms: true\n")),
 		"--storage.agent.path="+t.TempDir(), "--web.listen-address="+freeAddress(t))
 	centreAddress := freeAddress(t)
 	centre := start(t, tool(t, "prometheus"), "--config.file="+file(t, "centre.yml", fmt.Sprintf(`
@@ -286,6 +298,42 @@ remote_write:
     queue_config: {batch_send_deadline: 500ms}
     send_exemplars: true
 %s`, scrape, target, base, write)
+}
+
+// captured is where a sender is to push: the relay, or with RELAY_CAPTURE=1 a proxy
+// before it that writes the first requests to testdata/requests.
+func captured(t *testing.T, base, name string) string {
+	t.Helper()
+	if os.Getenv("RELAY_CAPTURE") == "" {
+		return base
+	}
+	relay, err := url.Parse(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(relay)
+	var mu sync.Mutex
+	n := 0
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		mu.Lock()
+		if n < 3 && len(body) < 20_000 && r.Header.Get("Content-Encoding") == "snappy" {
+			n++
+			file := filepath.Join("../../testdata/requests", fmt.Sprintf("%s.%d", name, n))
+			var headers bytes.Buffer
+			r.Header.Write(&headers)
+			os.WriteFile(file+".snappy", body, 0o666)
+			os.WriteFile(file+".headers", headers.Bytes(), 0o666)
+		}
+		mu.Unlock()
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(srv.Close)
+	return srv.URL
 }
 
 // A process is one that a test has started, and ends.

@@ -287,6 +287,13 @@ func TestBetweenPrometheusServers(t *testing.T) {
 			target, stopTarget := startTarget(t)
 			edge := startPrometheus(t, edgeConfig(url, message, ", X-Relay-TTL: 3s"), target)
 			centre := startPrometheus(t, centreConfig, host(url))
+			watch := startPrometheus(t, `
+scrape_configs:
+  - job_name: edges
+    scrape_interval: 500ms
+    scrape_timeout: 400ms
+    params: {edge: [shop-17], page: [up]}
+`, host(url))
 
 			eventually(t, "every type of metric at the centre", func() bool {
 				return len(centre.query(`count({shop="17", job="shop", __name__=~"shop_requests_total|shop_temperature_celsius|shop_latency_seconds_bucket|shop_rpc_seconds|shop_native_seconds|up"}) by (__name__)`)) == 6
@@ -316,6 +323,10 @@ func TestBetweenPrometheusServers(t *testing.T) {
 			})
 
 			time.Sleep(2 * time.Second) // some more samples
+			eventually(t, "the edge is up", func() bool {
+				v := watch.query(`up{job="edges"}`)
+				return len(v) == 1 && v[0].F == 1
+			})
 			// Every series of the edge, and nothing that the edge does not have.
 			matcher := labels.MustNewMatcher(labels.MatchEqual, "job", "shop")
 			sent, got := edge.raw(matcher), centre.raw(matcher)
@@ -354,6 +365,10 @@ func TestBetweenPrometheusServers(t *testing.T) {
 			if took := time.Since(died); took > 5*time.Second {
 				t.Errorf("gone after %s, with a TTL of 3s and scrapes every 500ms", took)
 			}
+			eventually(t, "the dead edge is down", func() bool {
+				v := watch.query(`up{job="edges"}`)
+				return len(v) == 1 && v[0].F == 0
+			})
 			if logs := centre.logs.String(); logs != "" {
 				t.Errorf("the centre complains:\n%s", logs)
 			}

@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/exporter-toolkit/web"
 
+	"relay/edges"
 	"relay/exposition"
 	"relay/ingest"
 	"relay/journal"
@@ -31,6 +32,7 @@ type relay struct {
 	cfg      *config
 	log      *slog.Logger
 	store    *series.Store
+	edges    *edges.Registry
 	ingest   *ingest.Handler
 	pages    *exposition.Handler
 	registry *prometheus.Registry
@@ -58,6 +60,7 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 		LagTolerance: cfg.lag, FutureTolerance: cfg.future, Lookback: cfg.lookback,
 		Limits: cfg.limits, LegacyNames: cfg.nameValidation == "legacy",
 	})
+	r.edges = edges.New(cfg.edgesRetention, cfg.limits.Edges)
 	r.registry = prometheus.NewRegistry()
 	r.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -75,13 +78,13 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 		r.journal, kept = j, j
 	}
 	r.ingest = ingest.New(ingest.Options{
-		Journal: kept, Ready: r.replayed,
+		Journal: kept, Ready: r.replayed, Edges: r.edges,
 		Store: r.store, Registerer: r.registry, Logger: log.With("component", "ingest"),
 		RequestBytes: int64(cfg.requestBytes), InflightBytes: int64(cfg.inflightBytes), TrustedProxies: cfg.trustedProxies,
 	})
 	var err error
 	r.pages, err = exposition.New(exposition.Options{
-		Ready: r.replayed,
+		Ready: r.replayed, Edges: r.edges,
 		Store: r.store, Registerer: r.registry, Logger: log.With("component", "exposition"),
 		Timestamps: cfg.timestamps, Lookback: cfg.lookback, MaxScrapes: cfg.maxScrapes,
 	})
@@ -105,14 +108,14 @@ func (r *relay) close() error {
 func (r *relay) start(ctx context.Context) error {
 	if r.journal != nil {
 		begun := time.Now()
-		p, err := r.journal.Replay(ctx, func(piece []byte) error { return r.store.Load(piece, time.Now()) }, r.ingest.Replay)
+		p, err := r.journal.Replay(ctx, r.load, r.ingest.Replay)
 		if err != nil {
 			return err
 		}
 		r.log.Info("Replayed the journal", "checkpoint", p.Checkpoint, "records", p.Records, "damaged", p.Damaged, "lost", p.Lost,
 			"series", r.store.Stats(time.Now()).Live, "took", time.Since(begun).Round(time.Millisecond))
 		if !p.Whole() {
-			if err := r.journal.Checkpoint(ctx, r.store.Dump); err != nil {
+			if err := r.journal.Checkpoint(ctx, r.dump); err != nil {
 				return err
 			}
 		}
@@ -135,7 +138,7 @@ func (r *relay) checkpoint(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if err := r.journal.Checkpoint(ctx, r.store.Dump); err != nil && ctx.Err() == nil {
+		if err := r.journal.Checkpoint(ctx, r.dump); err != nil && ctx.Err() == nil {
 			r.log.Error("Checkpoint failed; the journal keeps the requests until one succeeds", "err", err)
 		}
 	}
@@ -148,6 +151,8 @@ func (r *relay) routes() http.Handler {
 		mux.Handle(path, r.ingest)
 	}
 	mux.Handle("/metrics", r.pages)
+	mux.HandleFunc("GET /api/v1/sd", r.discovery)
+	mux.HandleFunc("GET /api/v1/edges", r.listEdges)
 	mux.Handle("GET /-/metrics", promhttp.InstrumentMetricHandler(r.registry, promhttp.HandlerFor(r.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})))
 	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "The relay is healthy.\n") })
 	mux.HandleFunc("GET /-/ready", func(w http.ResponseWriter, _ *http.Request) {

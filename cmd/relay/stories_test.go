@@ -83,7 +83,12 @@ func tell(t *testing.T, file string, lines []string) {
 			}
 			storyPush(t, at, r, strings.Fields(rest), in, want)
 		case "scrape":
-			storyScrape(t, at, r, rest, in)
+			want := "200"
+			if i < len(lines) && strings.HasPrefix(lines[i], "= ") {
+				want = strings.TrimSpace(lines[i][2:])
+				i++
+			}
+			storyScrape(t, at, r, rest, in, want)
 		default:
 			t.Fatalf("%s: what is %q?", at, line)
 		}
@@ -153,12 +158,18 @@ func storyPush(t *testing.T, at string, r *relay, options, samples, want []strin
 	}
 }
 
-func storyScrape(t *testing.T, at string, r *relay, query string, want []string) {
+func storyScrape(t *testing.T, at string, r *relay, query string, want []string, code string) {
 	t.Helper()
 	h := httptest.NewRequest(http.MethodGet, "/metrics?"+query, nil)
 	h.Header.Set("Accept", "text/plain;version=1.0.0;escaping=allow-utf-8")
 	w := httptest.NewRecorder()
 	r.handler.ServeHTTP(w, h)
+	if got := fmt.Sprint(w.Code); got != code {
+		t.Errorf("%s: answered %s, want %s", at, got, code)
+	}
+	if w.Code != 200 {
+		return
+	}
 	var got []string
 	for line := range strings.Lines(w.Body.String()) {
 		line = strings.TrimSpace(line)

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"time"
+
+	"relay/edges"
+)
+
+// base is where the relay is reached, as its user sees it.
+func (r *relay) base(req *http.Request) (scheme, host, prefix string) {
+	scheme, host, prefix = "http", req.Host, strings.TrimSuffix(r.cfg.routePrefix, "/")
+	if req.TLS != nil {
+		scheme = "https"
+	}
+	if u := r.cfg.externalURL; u != nil && u.Host != "" {
+		scheme, host, prefix = u.Scheme, u.Host, strings.TrimSuffix(u.Path, "/")
+	}
+	return scheme, host, prefix
+}
+
+// A targetGroup is what Prometheus' HTTP service discovery reads.
+type targetGroup struct {
+	Targets []string          `json:"targets"`
+	Labels  map[string]string `json:"labels"`
+}
+
+// discovery lists one target per edge: its page, or with page=up a page of one
+// line. A silent edge's target stays, and answers 503, so that Prometheus itself
+// writes up 0.
+func (r *relay) discovery(w http.ResponseWriter, req *http.Request) {
+	scheme, host, prefix := r.base(req)
+	groups := []targetGroup{}
+	for _, e := range r.edges.List(time.Now()) {
+		l := map[string]string{
+			"__scheme__": scheme, "__metrics_path__": prefix + "/metrics", "__param_edge": e.Name, "edge": e.Name,
+		}
+		if page := req.URL.Query().Get("page"); page == "up" {
+			l["__param_page"] = page
+		}
+		groups = append(groups, targetGroup{[]string{host}, l})
+	}
+	writeJSON(w, groups)
+}
+
+// listEdges lists the edges in Prometheus' envelope.
+func (r *relay) listEdges(w http.ResponseWriter, _ *http.Request) {
+	type edge struct {
+		edges.Edge
+		TTL string `json:"ttl"`
+	}
+	list := []edge{}
+	for _, e := range r.edges.List(time.Now()) {
+		list = append(list, edge{e, e.TTL.String()})
+	}
+	writeJSON(w, map[string]any{"status": "success", "data": list})
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	json.NewEncoder(w).Encode(v)
+}
+
+// dump hands out all state, for a checkpoint.
+func (r *relay) dump(piece func([]byte) error) error {
+	if err := r.store.Dump(piece); err != nil {
+		return err
+	}
+	return r.edges.Dump(piece)
+}
+
+// load takes in a piece of state.
+func (r *relay) load(piece []byte) error {
+	if edges.IsPiece(piece) {
+		return r.edges.Load(piece)
+	}
+	return r.store.Load(piece, time.Now())
+}

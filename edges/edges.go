@@ -1,0 +1,127 @@
+// Package edges knows who pushes: which edges were seen, when, and whether they
+// have fallen silent. It knows nothing of what they pushed.
+package edges
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// An Edge is a sender, as it was last seen.
+type Edge struct {
+	Name     string        `json:"name"`
+	LastSeen time.Time     `json:"lastSeen"` // receive time of the last accepted request
+	TTL      time.Duration `json:"-"`        // of that request: after it the edge is silent
+	Silent   bool          `json:"silent"`
+}
+
+// A Registry holds the edges that were seen. Its methods may be called
+// concurrently.
+type Registry struct {
+	retention time.Duration
+	limit     int
+	mu        sync.RWMutex
+	edges     map[string]sight
+}
+
+type sight struct {
+	At  int64 `json:"at"`  // ms
+	TTL int64 `json:"ttl"` // ms
+}
+
+// New returns a Registry that remembers an edge for retention after it was last
+// seen, and at most limit of them: the others are told apart by nobody.
+func New(retention time.Duration, limit int) *Registry {
+	return &Registry{retention: retention, limit: limit, edges: map[string]sight{}}
+}
+
+// Saw notes an accepted request: who sent it, when it was received, and the TTL
+// that it was granted, in ms. Requests may be noted in any order.
+func (r *Registry) Saw(name string, received time.Time, ttl int64) {
+	r.saw(name, sight{received.UnixMilli(), ttl})
+}
+
+func (r *Registry) saw(name string, s sight) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old, known := r.edges[name]
+	if known && old.At > s.At || !known && len(r.edges) >= r.limit {
+		return
+	}
+	r.edges[name] = s
+}
+
+// silentAt is when an edge is silent, without overflow for TTLs that never end.
+func (s sight) silentAt() (time.Time, bool) {
+	const never = int64(1) << 50
+	if s.TTL >= never {
+		return time.Time{}, false
+	}
+	return time.UnixMilli(s.At).Add(time.Duration(s.TTL) * time.Millisecond), true
+}
+
+func (s sight) silent(now time.Time) bool {
+	at, ever := s.silentAt()
+	return ever && !now.Before(at)
+}
+
+// Silent reports whether an edge is silent or unknown.
+func (r *Registry) Silent(name string, now time.Time) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	s, known := r.edges[name]
+	return !known || s.silent(now)
+}
+
+// List returns the edges by name. Those that have been silent for longer than the
+// retention are forgotten.
+func (r *Registry) List(now time.Time) []Edge {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := make([]Edge, 0, len(r.edges))
+	for name, s := range r.edges {
+		if at, ever := s.silentAt(); ever && now.Sub(at) > r.retention {
+			delete(r.edges, name)
+			continue
+		}
+		list = append(list, Edge{Name: name, LastSeen: time.UnixMilli(s.At).UTC(), TTL: time.Duration(s.TTL) * time.Millisecond, Silent: s.silent(now)})
+	}
+	slices.SortFunc(list, func(a, b Edge) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// piece marks a piece of state as this package's.
+const piece = 'E'
+
+// Dump hands out the registry as a piece of state for Load.
+func (r *Registry) Dump(write func([]byte) error) error {
+	r.mu.RLock()
+	b, err := json.Marshal(r.edges)
+	r.mu.RUnlock()
+	if err != nil {
+		return err
+	}
+	return write(append([]byte{piece}, b...))
+}
+
+// IsPiece reports whether a piece of state is one of Dump's.
+func IsPiece(b []byte) bool { return len(b) > 0 && b[0] == piece }
+
+// Load merges a piece of state.
+func (r *Registry) Load(b []byte) error {
+	if !IsPiece(b) {
+		return errors.New("edges: not a piece of this state")
+	}
+	var edges map[string]sight
+	if err := json.Unmarshal(b[1:], &edges); err != nil {
+		return err
+	}
+	for name, s := range edges {
+		r.saw(name, s)
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+package edges
+
+import (
+	"math"
+	"testing"
+	"time"
+)
+
+func TestSilence(t *testing.T) {
+	r := New(time.Hour, 3)
+	t0 := time.UnixMilli(1_700_000_000_000)
+	r.Saw("shop", t0, 90_000)
+	r.Saw("batch", t0, math.MaxInt64)
+	r.Saw("shop", t0.Add(-time.Minute), 1) // late: changes nothing
+	for after, want := range map[time.Duration]bool{0: false, 89999 * time.Millisecond: false, 90 * time.Second: true, time.Hour: true} {
+		if got := r.Silent("shop", t0.Add(after)); got != want {
+			t.Errorf("after %s silent: %v", after, got)
+		}
+	}
+	if r.Silent("batch", t0.Add(1e6*time.Hour)) {
+		t.Error("an edge whose TTL never ends is silent")
+	}
+	if !r.Silent("nobody", t0) {
+		t.Error("an unknown edge is not silent")
+	}
+	if got := r.List(t0.Add(2 * time.Minute)); len(got) != 2 || got[0].Name != "batch" || got[0].Silent || got[1].Name != "shop" || !got[1].Silent || !got[1].LastSeen.Equal(t0) {
+		t.Errorf("%+v", got)
+	}
+	if got := r.List(t0.Add(90*time.Second + time.Hour)); len(got) != 2 {
+		t.Errorf("forgotten too early: %+v", got)
+	}
+	if got := r.List(t0.Add(91*time.Second + time.Hour)); len(got) != 1 {
+		t.Errorf("not forgotten: %+v", got)
+	}
+}
+
+func TestLimit(t *testing.T) {
+	r := New(time.Hour, 2)
+	now := time.Now()
+	for _, name := range []string{"a", "b", "c", "a"} {
+		r.Saw(name, now, 1000)
+	}
+	if got := r.List(now); len(got) != 2 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestState(t *testing.T) {
+	r, copied := New(time.Hour, 10), New(time.Hour, 10)
+	now := time.UnixMilli(1_700_000_000_000)
+	r.Saw("shop", now, 5000)
+	copied.Saw("shop", now.Add(-time.Second), 9000)
+	copied.Saw("ship", now, 5000)
+	if err := r.Dump(func(b []byte) error {
+		if !IsPiece(b) {
+			t.Error("not recognised")
+		}
+		return copied.Load(b)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got := copied.List(now); len(got) != 2 || got[1].TTL != 5*time.Second {
+		t.Errorf("%+v", got)
+	}
+	for _, bad := range []string{"", "x", "E", "E{", `E{"a":5}`} {
+		if err := copied.Load([]byte(bad)); err == nil {
+			t.Errorf("took %q", bad)
+		}
+	}
+}
