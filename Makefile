@@ -20,10 +20,10 @@ race: ## the same under the race detector
 	go test -race ./...
 
 fuzz: ## each fuzz target for a minute
-	go test ./ingest -run '^$$' -fuzz FuzzV1 -fuzztime 1m
-	go test ./ingest -run '^$$' -fuzz FuzzV2 -fuzztime 1m
-	go test ./exposition -run '^$$' -fuzz FuzzPage -fuzztime 1m
-	go test ./series -run '^$$' -fuzz FuzzAgainstModel -fuzztime 1m
+	go test ./ingest -run '^$$' -fuzz FuzzV1 -fuzztime 1m -fuzzminimizetime 1s
+	go test ./ingest -run '^$$' -fuzz FuzzV2 -fuzztime 1m -fuzzminimizetime 1s
+	go test ./exposition -run '^$$' -fuzz FuzzPage -fuzztime 1m -fuzzminimizetime 1s
+	go test ./series -run '^$$' -fuzz FuzzAgainstModel -fuzztime 1m -fuzzminimizetime 1s
 
 lint: ## vet and staticcheck
 	go vet ./...

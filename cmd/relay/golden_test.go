@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/golang/snappy"
-	"github.com/prometheus/prometheus/model/textparse"
 	"github.com/prometheus/prometheus/prompb"
 )
 
@@ -114,67 +113,6 @@ func TestGoldenPages(t *testing.T) {
 			}
 			if !bytes.Equal(w.Body.Bytes(), want) {
 				t.Errorf("%s is\n%q\nwant\n%q\n(-update writes it anew)", name, w.Body, want)
-			}
-		}
-	})
-}
-
-// FuzzPushAndScrape pushes any bytes, by both versions, and reads all pages with
-// Prometheus' own parsers.
-func FuzzPushAndScrape(f *testing.F) {
-	raw, err := shopRequest(time.Now().UnixMilli()).Marshal()
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(raw, false)
-	captured, _ := filepath.Glob("../../testdata/requests/*.snappy")
-	for _, file := range captured {
-		body, err := os.ReadFile(file)
-		if err != nil {
-			f.Fatal(err)
-		}
-		raw, err := snappy.Decode(nil, body)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(raw, false)
-		f.Add(raw, true)
-	}
-	f.Fuzz(func(t *testing.T, raw []byte, second bool) {
-		cfg, _, err := parseFlags([]string{"--journal=off", "--series.lag-tolerance=1000000h", "--exposition.lookback=1000000h", "--series.future-tolerance=1000000h"}, io.Discard)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := newRelay(cfg, slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := r.start(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		push := httptest.NewRequest(http.MethodPost, "/api/v1/write", bytes.NewReader(snappy.Encode(nil, raw)))
-		if second {
-			push.Header.Set("Content-Type", "application/x-protobuf;proto=io.prometheus.write.v2.Request")
-		}
-		w := httptest.NewRecorder()
-		r.handler.ServeHTTP(w, push)
-		if w.Code != 204 && w.Code != 400 {
-			t.Errorf("answered %d: %s", w.Code, w.Body)
-		}
-		for name, accept := range pages {
-			req := httptest.NewRequest(http.MethodGet, "/metrics", nil)
-			req.Header.Set("Accept", accept)
-			w := httptest.NewRecorder()
-			r.handler.ServeHTTP(w, req)
-			p, err := textparse.New(w.Body.Bytes(), w.Header().Get("Content-Type"), nil, textparse.ParserOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for err == nil {
-				_, err = p.Next()
-			}
-			if err != io.EOF {
-				t.Errorf("%s does not parse: %v\n%.1000q", name, err, w.Body)
 			}
 		}
 	})
