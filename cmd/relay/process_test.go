@@ -266,8 +266,12 @@ scrape_configs:
 	})
 	waitFor(t, "types and help", func() bool {
 		page := getPage(t, "http://"+centreAddress+"/api/v1/metadata")
-		for _, want := range []string{`"shop_requests_total":[{"type":"counter"`, `"shop_temperature_celsius":[{"type":"gauge"`, `"shop_latency_seconds":[{"type":"histogram"`, `"shop_rpc_seconds":[{"type":"summary"`, `"help":"How warm it is."`} {
-			if !strings.Contains(page, want) {
+		for name, want := range map[string]string{
+			"shop_requests_total": `"counter","unit":"","help":"Requests of the shop."`, "shop_temperature_celsius": `"gauge","unit":"","help":"How warm it is."`,
+			"shop_latency_seconds": `"histogram","unit":"","help":"Latency."`, "shop_rpc_seconds": `"summary","unit":"","help":"RPCs."`,
+			"shop_native_seconds": `"histogram","unit":"","help":"Native latency."`,
+		} {
+			if !strings.Contains(page, fmt.Sprintf(`"%s":[{"type":%s`, name, want)) {
 				return false
 			}
 		}
