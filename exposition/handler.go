@@ -13,8 +13,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/pgzip"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -291,7 +291,7 @@ func (b *bundled) flush() error {
 
 var (
 	gzips = sync.Pool{New: func() any {
-		w, err := gzip.NewWriterLevel(nil, gzip.BestSpeed)
+		w, err := pgzip.NewWriterLevel(nil, pgzip.BestSpeed) // a processor renders while another one compresses
 		if err != nil {
 			panic(err)
 		}
@@ -311,7 +311,7 @@ func compress(out io.Writer, enc encoding) (io.Writer, func() error) {
 	b := &bundled{w: out}
 	switch enc {
 	case gzipped:
-		w := gzips.Get().(*gzip.Writer)
+		w := gzips.Get().(*pgzip.Writer)
 		w.Reset(b)
 		return w, func() error {
 			err := errors.Join(w.Close(), b.flush())

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"hash/maphash"
 	"math"
+	"runtime"
 	"slices"
 	"strconv"
 	"time"
@@ -430,7 +431,12 @@ func (c *scan) lock() {
 	}
 }
 
-func (c *scan) unlock() { c.store.structure.RUnlock() }
+// unlock ends a turn, and lets others have the processor: on few of them a page
+// would else take one for ten milliseconds at a time.
+func (c *scan) unlock() {
+	c.store.structure.RUnlock()
+	runtime.Gosched()
+}
 
 // gather copies what samples change, so that no block is locked while series are
 // shown. A list made earlier may name slots that are gone, even their blocks.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
+	"runtime"
 	"time"
 )
 
@@ -34,6 +35,7 @@ func (s *Store) Dump(piece func([]byte) error) error {
 			d.block(i, b)
 		}
 		s.structure.RUnlock()
+		runtime.Gosched()
 		if len(d.body) > pieceBytes {
 			if err := d.flush(piece); err != nil {
 				return err
