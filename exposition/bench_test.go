@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/textparse"
+
 	"relay/series"
 )
 
@@ -61,5 +64,34 @@ func BenchmarkScrape(b *testing.B) {
 				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n*b.N), "ns/series")
 			})
 		}
+	}
+}
+
+// BenchmarkCentre is what a page costs the Prometheus that scrapes it, before it
+// appends a sample: reading it with its parser.
+func BenchmarkCentre(b *testing.B) {
+	const n = 100_000
+	store := benchStore(b, n)
+	for _, accept := range []string{acceptText1, acceptOM, acceptProto} {
+		w := get(b, store, Options{}, accept, "")
+		b.Run(fmt.Sprintf("series=%d/format=%s", n, negotiate(accept).syntax), func(b *testing.B) {
+			for b.Loop() {
+				p, err := textparse.New(w.Body.Bytes(), w.Header().Get("Content-Type"), nil, textparse.ParserOptions{})
+				if err != nil {
+					b.Fatal(err)
+				}
+				var l labels.Labels
+				for {
+					entry, err := p.Next()
+					if err != nil {
+						break
+					}
+					if entry == textparse.EntrySeries {
+						p.Labels(&l)
+					}
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n*b.N), "ns/series")
+		})
 	}
 }

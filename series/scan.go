@@ -250,9 +250,10 @@ func (s *Store) families(c *scan) []*Family {
 	}
 	s.structure.RUnlock()
 
+	el := election{store: s, mono: c.mono, members: members}
 	byName := map[string]*Family{}
 	for _, m := range members {
-		name, part, md := s.metadata.resolve(m.name)
+		name, part, md := el.resolve(m.name)
 		if part == Created && (md.Type == Counter || !c.query.Grouped) {
 			name, part, md = m.name, Plain, Metadata{}
 		}
@@ -333,13 +334,21 @@ func (s *Store) nameOf(sl *slot) pairID {
 	panic("series: a series without a name")
 }
 
+// An election settles, for one scan, what the families are where edges disagree.
+type election struct {
+	store   *Store
+	mono    int64
+	members []member
+	settled map[string]Metadata
+	byBase  map[string][]*member
+}
+
 // resolve finds the family of a metric: the one that was declared under its name
-// or, with the suffix that its type adds, under its base name. Where edges
-// disagree the type that most of them declare holds, tie by name.
-func (m *metadata) resolve(name string) (family string, part Part, md Metadata) {
+// or, with the suffix that its type adds, under its base name.
+func (e *election) resolve(name string) (family string, part Part, md Metadata) {
 	base := baseName(name)
 	if base != name {
-		if md, ok := m.elected(base); ok {
+		if md, ok := e.elected(base); ok {
 			if part, ok := partOf(base, name, md.Type); ok {
 				if md.Type == Counter && part == Plain {
 					return name, part, md // text formats name a counter family by its series
@@ -348,22 +357,41 @@ func (m *metadata) resolve(name string) (family string, part Part, md Metadata) 
 			}
 		}
 	}
-	md, _ = m.elected(name)
+	md, _ = e.elected(name)
 	part, _ = partOf(name, name, md.Type)
 	return name, part, md
 }
 
-// elected is the metadata of a family that most edges agree on by type.
-func (m *metadata) elected(family string) (Metadata, bool) {
+// elected is the metadata of a family. Where edges declare several types, that of
+// most live series holds, tie by name; among texts for one type the one that most
+// edges have.
+func (e *election) elected(family string) (Metadata, bool) {
+	m := &e.store.metadata
 	m.mu.RLock()
-	defer m.mu.RUnlock()
 	variants := m.families[family]
+	if len(variants) == 1 {
+		md := variants[0].Metadata
+		m.mu.RUnlock()
+		return md, true
+	}
+	m.mu.RUnlock()
 	if len(variants) == 0 {
 		return Metadata{}, false
 	}
+	if md, ok := e.settled[family]; ok {
+		return md, true
+	}
+	live := e.liveByEdge(family)
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	variants = m.families[family]
 	var votes [len(typeNames)]int
-	for _, v := range variants {
-		votes[min(int(v.Type), len(votes)-1)] += v.count()
+	for edge, n := range live {
+		for _, v := range variants {
+			if v.has(edge) {
+				votes[min(int(v.Type), len(votes)-1)] += n
+			}
+		}
 	}
 	var best *variant
 	for _, v := range variants {
@@ -371,7 +399,50 @@ func (m *metadata) elected(family string) (Metadata, bool) {
 			best = v
 		}
 	}
+	if best == nil {
+		return Metadata{}, false
+	}
+	if e.settled == nil {
+		e.settled = map[string]Metadata{}
+	}
+	e.settled[family] = best.Metadata
 	return best.Metadata, true
+}
+
+// liveByEdge counts the live series that a family may have, by who wrote them.
+func (e *election) liveByEdge(family string) map[uint32]int {
+	if e.byBase == nil {
+		e.byBase = map[string][]*member{}
+		for i := range e.members {
+			m := &e.members[i]
+			e.byBase[m.name] = append(e.byBase[m.name], m)
+			if base := baseName(m.name); base != m.name {
+				e.byBase[base] = append(e.byBase[base], m)
+			}
+		}
+	}
+	s := e.store
+	live := map[uint32]int{}
+	for _, m := range e.byBase[family] {
+		for list := m.list; len(list) > 0; {
+			turn := list[:min(len(list), scanTurn)]
+			list = list[len(turn):]
+			s.structure.RLock()
+			for _, id := range turn {
+				if at := id >> blockBits; int(at) >= len(s.blocks) || s.blocks[at] == nil {
+					continue
+				}
+				b, sl := s.slot(id)
+				b.mu.Lock()
+				if sl.live(e.mono) {
+					live[sl.owner]++
+				}
+				b.mu.Unlock()
+			}
+			s.structure.RUnlock()
+		}
+	}
+	return live
 }
 
 func better(a, b *variant, votes []int) bool {

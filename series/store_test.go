@@ -144,3 +144,49 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 }
+
+// The type of a family is that of most of its live series, however many edges say
+// otherwise.
+func TestTypeOfMostLiveSeries(t *testing.T) {
+	s := New(Options{})
+	declare := func(edge string, typ MetricType, series int) {
+		b := s.NewBatch(Request{Edge: edge, TTL: TTL(60_000), Received: t0, Now: t0})
+		defer b.Release()
+		b.Metadata([]byte("temp"), typ, []byte(edge), nil)
+		for i := range series {
+			b.Series(packed("__name__", "temp", "edge", edge, "i", string(rune('a'+i))))
+			b.Float(t0.UnixMilli(), 1, 0)
+		}
+		b.Commit()
+	}
+	typeAt := func(now time.Time) MetricType {
+		var f familyTypes
+		if err := s.Scan(now, Query{}, &f); err != nil {
+			t.Fatal(err)
+		}
+		return f["temp"]
+	}
+	declare("one", Gauge, 2)
+	declare("two", HistogramType, 0)
+	declare("three", HistogramType, 0)
+	declare("four", Counter, 1)
+	if got := typeAt(t0); got != Gauge {
+		t.Errorf("the type is %s", got)
+	}
+	declare("two", HistogramType, 3)
+	if got := typeAt(t0); got != HistogramType {
+		t.Errorf("with three series of a histogram the type is %s", got)
+	}
+}
+
+type familyTypes map[string]MetricType
+
+func (f *familyTypes) BeginFamily(x *Family) {
+	if *f == nil {
+		*f = familyTypes{}
+	}
+	(*f)[x.Name] = x.Metadata.Type
+}
+func (f *familyTypes) EndFamily(*Family)       {}
+func (f *familyTypes) Series(*Family, *Series) {}
+func (f *familyTypes) Flush() error            { return nil }
