@@ -219,7 +219,7 @@ func same(t testing.TB, what string, got, want map[string][]string) {
 }
 
 var oddNames = []string{"up", "http_requests_total", "lat_seconds_bucket", "lat_seconds_sum", "lat_seconds_count", "lat_seconds", "rpc", "rpc_sum", "rpc_count", "my.metric", "my-metric", "my_metric", "with space", "quo\"te", "back\\slash", "new\nline", "Ünïcode", "a:b", "{}", "0start", "build_info", "foo_created", "#"}
-var oddValues = []string{"x", "y", "", "1", "0.5", "+Inf", "1.0", "quo\"te", "back\\slash", "\n# TYPE x counter\nx 1", "Ünïcode \u2028", "<img onerror>", "\r", "\t", strings.Repeat("long", 60)}
+var oddValues = []string{"x", "y", "", "1", "0.5", "+Inf", "1.0", "quo\"te", "back\\slash", "\n# TYPE x counter\nx 1", "Ünïcode \u2028", "<img onerror>", "\r", "\t", "nul\x00", strings.Repeat("long", 60)}
 var oddLabels = []string{"le", "quantile", "instance", "job", "l.x", "l_x", "l-x", "with space", "a:b", "quo\"te", "\n", "é"}
 var oddFloats = []float64{0, 1, -1, 0.5, 1e300, 5e-324, math.NaN(), math.Inf(1), math.Inf(-1), math.Copysign(0, -1), 1e15, 1e21, 123456789012345678, 3}
 

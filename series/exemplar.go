@@ -17,8 +17,8 @@ func checkExemplar(labels []byte) string {
 		switch {
 		case size == 0:
 			return "its labels cannot be read"
-		case len(name) == 0 || !utf8.Valid(name) || !utf8.Valid(value) || bytes.IndexByte(name, 0) >= 0:
-			return "a label is empty or not valid UTF-8"
+		case len(name) == 0 || !utf8.Valid(name) || !utf8.Valid(value) || bytes.IndexByte(name, 0) >= 0 || bytes.IndexByte(value, 0) >= 0:
+			return "a label is empty, or not valid UTF-8 without NUL"
 		case slices.ContainsFunc(names, func(n []byte) bool { return bytes.Equal(n, name) }):
 			return fmt.Sprintf("label %.40q appears twice", name)
 		}
