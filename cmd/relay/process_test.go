@@ -22,6 +22,7 @@ import (
 
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/prompb"
+	"golang.org/x/crypto/bcrypt"
 )
 
 // TestProcess runs the relay's binary between the programs that people use, on
@@ -138,6 +139,21 @@ func TestBinary(t *testing.T) {
 		}
 	})
 	t.Run("Lifecycle", testLifecycle)
+	t.Run("WebConfig", func(t *testing.T) {
+		hash, err := bcrypt.GenerateFromPassword([]byte("open sesame"), bcrypt.MinCost)
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := freeAddress(t)
+		start(t, relayBinary(t), "--web.listen-address="+address, "--journal.path="+t.TempDir(),
+			"--web.config.file="+file(t, "web.yml", fmt.Sprintf("basic_auth_users: {shop: %s}\n", hash)))
+		waitFor(t, "a refusal", func() bool { return status("http://"+address+"/metrics") == 401 })
+		for password, want := range map[string]int{"open sesame": 200, "guess": 401} {
+			if got := status("http://shop:" + url.PathEscape(password) + "@" + address + "/metrics"); got != want {
+				t.Errorf("with the password %q: %d", password, got)
+			}
+		}
+	})
 	t.Run("Home", func(t *testing.T) {
 		base := startBinary(t)
 		page := getPage(t, base+"/")
