@@ -291,17 +291,28 @@ func (d *decoder) check(msg []byte, s shape) error {
 func checkPacked(b []byte, wire uint8) error {
 	if wire == wireFixed64 {
 		if len(b)%8 != 0 {
-			return io.ErrUnexpectedEOF
+			return errPacked
 		}
 		return nil
 	}
 	for i := 0; i < len(b); {
 		var err error
 		if _, i, err = uvarint(b, i); err != nil {
-			return err
+			return packedError(err)
 		}
 	}
 	return nil
+}
+
+// errPacked is where we are stricter than gogo/protobuf, which reads on in the
+// bytes behind the field.
+var errPacked = errors.New("a packed number runs over the end of its field")
+
+func packedError(err error) error {
+	if err == io.ErrUnexpectedEOF {
+		return errPacked
+	}
+	return err
 }
 
 // labelOf reads a checked Label. As everywhere in protobuf, the last of a
@@ -630,7 +641,7 @@ func (d *decoder) appendRefs(b []byte) error {
 		if ref >= 0x80 {
 			var err error
 			if ref, i, err = uvarint(b, i-1); err != nil {
-				return err
+				return packedError(err)
 			}
 			ref = uint64(uint32(ref))
 		}
