@@ -154,6 +154,9 @@ func TestEdgeConfigurations(t *testing.T) {
 		if err != nil || u.Port() != "10091" || !slices.Contains(ingest.Paths, u.Path) {
 			t.Errorf("%s: %s is not where the relay takes pushes", file, urls[0])
 		}
+		if strings.Contains(file, "2.42") && u.Query().Get("ttl") != "" {
+			continue // it sends no headers
+		}
 		for _, header := range []string{"X-Relay-Edge", "X-Relay-TTL"} {
 			if !strings.Contains(string(text), header) {
 				t.Errorf("%s lacks %s", file, header)
