@@ -23,7 +23,30 @@ type Request struct {
 	// are clamped to its bounds, its refused are refused again, and nothing else
 	// is checked.
 	Recorded *Decision
+
+	// Terms hold for the sender alone. In a replay only what they force counts.
+	Terms Terms
 }
+
+// Terms are what holds for one edge beyond the store's options. The zero value
+// adds nothing.
+type Terms struct {
+	// Forced are labels that each series gets, in canonical packed form, with
+	// names of the character set before UTF-8 names. What the sender says under
+	// these names, or under names that a page may show as them, is dropped
+	// before the series is looked up: it cannot speak of a series without them.
+	Forced []byte
+
+	// Dropped is the name of a label that is taken off; "": none is.
+	Dropped string
+
+	MaxTTL    TTL // 0: the store's
+	MaxSeries int // held by the edge; 0: the store's limit alone
+	MaxLabels int // of a series, forced ones included; 0: the store's limit alone
+}
+
+// rewrites reports whether labels as they are sent are not those of the series.
+func (t *Terms) rewrites() bool { return len(t.Forced) > 0 || t.Dropped != "" }
 
 // A Decision is what a batch decided that the request itself does not say.
 type Decision struct {
@@ -90,9 +113,15 @@ type Batch struct {
 	turns   uint32       // invalidates pairs when ids may mean something else
 	freed   uint64       // Store.freed when turns was set
 	scratch []byte
+	spare   []byte
 	ids     []pairID
 	last    compared
-	touched pairID // keeps the loads of lookup alive
+
+	terms    Terms
+	forced   []pairID    // of terms.Forced; noPair where no series has the pair
+	verbatim bool        // the sender sends the forced labels itself
+	unforced [2][]pairID // see sent
+	touched  pairID      // keeps the loads of lookup alive
 }
 
 // compared is the last series that was found by its labels: the next one has most
@@ -189,7 +218,11 @@ func (s *Store) NewBatch(r Request) *Batch {
 	b.minTTL, b.maxTTL = s.opts.MinTTL, s.opts.MaxTTL
 	if b.recorded = r.Recorded; b.recorded != nil {
 		asked, b.minTTL, b.maxTTL = b.recorded.TTL, b.recorded.MinTTL, b.recorded.MaxTTL
+	} else if t := r.Terms.MaxTTL; t > 0 {
+		b.maxTTL = min(b.maxTTL, t)
+		b.minTTL = min(b.minTTL, b.maxTTL)
 	}
+	b.terms = r.Terms
 	granted, clamped := asked.clamp(b.minTTL, b.maxTTL)
 	b.ttl = packTTL(granted)
 	b.res = Result{Granted: b.ttl.ttl(), Clamped: clamped && r.TTL != 0}
@@ -215,8 +248,8 @@ func (b *Batch) Release() {
 	}
 	*b = Batch{
 		store: s, entries: b.entries[:0], fresh: b.fresh[:0], labels: b.labels[:0], more: b.more[:0], md: b.md[:0],
-		refusals: b.refusals[:0], symbols: b.symbols[:0], pairs: b.pairs, turns: b.turns, freed: b.freed, scratch: b.scratch[:0], ids: b.ids[:0],
-		last: compared{labels: b.last.labels[:0]},
+		refusals: b.refusals[:0], symbols: b.symbols[:0], pairs: b.pairs, turns: b.turns, freed: b.freed, scratch: b.scratch[:0], spare: b.spare[:0], ids: b.ids[:0],
+		last: compared{labels: b.last.labels[:0]}, forced: b.forced[:0], unforced: b.unforced,
 	}
 	s.pool.Put(b)
 }
@@ -234,6 +267,42 @@ func (b *Batch) read() {
 		b.freed = b.store.freed
 		b.forgetPairs()
 	}
+	b.findForced()
+}
+
+// findForced looks up the pairs of the forced labels. Under structure.
+func (b *Batch) findForced() {
+	d := b.store.dict
+	b.forced = b.forced[:0]
+	for rest := b.terms.Forced; len(rest) > 0; {
+		_, _, size := scanPair(rest)
+		id, ok := d.lookup(d.hashPair(rest[:size]), rest[:size])
+		if !ok {
+			id = noPair
+		}
+		b.forced = append(b.forced, id)
+		rest = rest[size:]
+	}
+}
+
+// sent returns those of a slot's pairs that the sender would send for it, in
+// b.unforced[0]; ok is false if it is not a series of the sender's.
+func (b *Batch) sent(refs []pairID) (rest []pairID, ok bool) {
+	out := b.unforced[0][:0]
+	next := 0
+	for _, id := range refs {
+		switch {
+		case next == len(b.forced) || b.forced[next] != id:
+			out = append(out, id)
+		case b.verbatim:
+			out = append(out, id)
+			next++
+		default:
+			next++
+		}
+	}
+	b.unforced[0] = out
+	return out, next == len(b.forced)
 }
 
 func (b *Batch) letGo() {
@@ -325,7 +394,7 @@ func (b *Batch) Series(labels []byte) Verdict {
 	if len(labels) > b.maxSent() {
 		return b.tooLong(labels, len(labels))
 	}
-	if canonical {
+	if canonical && !b.terms.rewrites() {
 		return b.find(hash, labels)
 	}
 	return b.rearranged(labels)
@@ -350,9 +419,15 @@ func (b *Batch) tooLong(labels []byte, n int) Verdict {
 func (b *Batch) hasLabels(sl *slot, labels []byte) bool {
 	s, l := b.store, &b.last
 	refs := s.refs.at(sl.refs, sl.n)
+	if len(b.forced) > 0 {
+		var ok bool
+		if refs, ok = b.sent(refs); !ok {
+			return false
+		}
+	}
 	n := len(refs)
 	if n > maxTail {
-		return s.hasLabels(sl, labels)
+		return s.hasPairs(refs, labels)
 	}
 	same := 0
 	for m := len(l.refs); same < n && same < m && refs[n-1-same] == l.refs[m-1-same]; {
@@ -377,6 +452,7 @@ func (b *Batch) hasLabels(sl *slot, labels []byte) bool {
 		return false
 	}
 	l.labels, l.refs = append(l.labels[:0], labels...), refs
+	b.unforced[0], b.unforced[1] = b.unforced[1], b.unforced[0] // what l.refs may lie in
 	return true
 }
 
@@ -402,11 +478,18 @@ func (b *Batch) find(hash uint64, labels []byte) Verdict {
 	return OK
 }
 
-// rearranged is Series for labels that are unsorted, empty or special.
+// rearranged is Series for labels that are unsorted, empty or special, or not all
+// of the series' labels.
 func (b *Batch) rearranged(labels []byte) Verdict {
+	cur := b.cur
 	b.cur = current{slot: noSlot}
 	var ttl, duplicate string
-	b.scratch, ttl, duplicate = normalize(b.scratch[:0], labels)
+	var said forcedSaid
+	b.scratch, ttl, duplicate, said = normalize(b.scratch[:0], labels, &b.terms)
+	b.verbatim = said == saidAll
+	if said == saidOther {
+		b.res.Overridden++
+	}
 	if duplicate != "" {
 		return b.refuseSeries(DuplicateLabel, b.scratch, fmt.Sprintf("label %.40q appears twice", duplicate))
 	}
@@ -420,6 +503,7 @@ func (b *Batch) rearranged(labels []byte) Verdict {
 		own = packTTL(granted)
 	}
 	hash, _, _ := b.store.dict.hashLabels(b.scratch)
+	b.cur.slot = cur.slot // for the prediction
 	v := b.find(hash, b.scratch)
 	b.cur.ttl = own
 	return v
@@ -469,6 +553,9 @@ func (b *Batch) SeriesRefs(refs []uint32) Verdict {
 	if id := candidates[0]; b.exists(id) {
 		if sl := b.slot(id); sl.flags&inUse != 0 {
 			expected = b.store.refs.at(sl.refs, sl.n)
+			if len(b.forced) > 0 {
+				expected, _ = b.sent(expected)
+			}
 		}
 	}
 	if b.interned(refs, expected) {
@@ -478,7 +565,14 @@ func (b *Batch) SeriesRefs(refs []uint32) Verdict {
 				continue
 			}
 			sl := b.slot(id)
-			if sl.flags&inUse != 0 && int(sl.n) == len(b.ids) && equalIDs(s.refs.at(sl.refs, sl.n), b.ids) {
+			if sl.flags&inUse == 0 {
+				continue
+			}
+			have, ok := s.refs.at(sl.refs, sl.n), true
+			if len(b.forced) > 0 {
+				have, ok = b.sent(have)
+			}
+			if ok && slices.Equal(have, b.ids) {
 				return b.choose(id, sl, true)
 			}
 		}
@@ -497,19 +591,11 @@ func (b *Batch) SeriesRefs(refs []uint32) Verdict {
 		b.cur = current{slot: noSlot}
 		return b.refuseSeries(LabelValueTooLong, nil, "a label is longer than any limit allows")
 	}
-	if canonical {
+	if canonical && !b.terms.rewrites() {
 		return b.find(hash, packed)
 	}
-	return b.rearranged(append([]byte(nil), packed...))
-}
-
-func equalIDs(a, b []pairID) bool {
-	for i, id := range a {
-		if id != b[i] {
-			return false
-		}
-	}
-	return true
+	b.spare = append(b.spare[:0], packed...)
+	return b.rearranged(b.spare)
 }
 
 // packed writes the labels under refs in packed form, into scratch.
@@ -787,6 +873,10 @@ func (b *Batch) Decision() Decision {
 	return d
 }
 
+// Len is how many samples, histograms and exemplars were added, refused ones
+// included.
+func (b *Batch) Len() int { return int(b.items) }
+
 // Accepted reports whether a prepared batch changes anything.
 func (b *Batch) Accepted() bool {
 	return b.res.Samples+b.res.Histograms+b.res.Exemplars+len(b.md) > 0
@@ -888,6 +978,9 @@ func (b *Batch) check(f *fresh) bool {
 		return true
 	}
 	reason, detail := b.store.opts.validate(labels)
+	if n := b.terms.MaxLabels; reason == OK && n > 0 && countPairs(labels) > n {
+		reason, detail = TooManyLabels, fmt.Sprintf("%d labels, the limit of this edge is %d: limits.labels in --edges.file", countPairs(labels), n)
+	}
 	if reason == OK {
 		return true
 	}
@@ -914,6 +1007,9 @@ func (b *Batch) createOne(f *fresh) {
 	case b.recorded != nil: // limits were applied when it was taken
 		f.slot, b.ids = s.create(f.hash, labels, b.owner, b.ids)
 		b.res.NewSeries++
+	case b.terms.MaxSeries > 0 && s.owners[b.owner].count.Load() >= int64(b.terms.MaxSeries):
+		f.verdict = EdgeSeriesLimit
+		b.note(f.verdict, labels, fmt.Sprintf("edge %s holds %d series, its limit: limits.series in --edges.file", s.owners[b.owner].name, b.terms.MaxSeries))
 	case s.held >= s.opts.Limits.Series:
 		f.verdict = SeriesLimit
 		b.note(f.verdict, labels, fmt.Sprintf("the relay holds %d series, its limit: --limits.series", s.opts.Limits.Series))

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/maphash"
+	"math"
 
 	"github.com/cespare/xxhash/v2"
 )
 
 // pairID names an interned label pair within one dict, until it is released.
 type pairID uint32
+
+const noPair = pairID(math.MaxUint32)
 
 // A pair is one interned name="value" in packed form. Its bytes lie in the
 // dict's arena, so a pair holds no pointer.

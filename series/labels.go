@@ -91,20 +91,41 @@ func mix(h, pair uint64) uint64 {
 }
 
 // normalize puts a packed label set into canonical form: sorted by name, no
-// empty values, the __ttl__ label taken out and returned. The result is appended
-// to dst. Validity is not its business, but for names that appear twice.
-func normalize(dst, labels []byte) (canonical []byte, ttl string, duplicate string) {
+// empty values, the __ttl__ label taken out and returned, the terms' forced labels
+// in the place of all that claims to be them. The result is appended to dst.
+// Validity is not its business, but for names that appear twice.
+func normalize(dst, labels []byte, terms *Terms) (canonical []byte, ttl, duplicate string, said forcedSaid) {
 	type span struct{ name, pair []byte }
-	var spans []span
+	var room [32]span
+	spans := room[:0]
+	for rest := terms.Forced; len(rest) > 0; {
+		name, _, size := scanPair(rest)
+		spans = append(spans, span{name, rest[:size]})
+		rest = rest[size:]
+	}
+	forced := len(spans)
+	equal := 0
 	for i := 0; i < len(labels); {
 		name, value, size := scanPair(labels[i:])
+		pair := labels[i : i+size]
+		i += size
+		claimed := slices.IndexFunc(spans[:forced], func(s span) bool { return shownAs(name, s.name) })
 		switch {
 		case string(name) == ttlLabel:
 			ttl = string(value)
+		case claimed >= 0 && bytes.Equal(pair, spans[claimed].pair):
+			equal++
+		case claimed >= 0:
+			if len(value) > 0 {
+				said = saidOther
+			}
+		case string(name) == terms.Dropped && len(name) > 0:
 		case len(value) > 0 || len(name) == 0:
-			spans = append(spans, span{name, labels[i : i+size]})
+			spans = append(spans, span{name, pair})
 		}
-		i += size
+	}
+	if forced > 0 && equal == forced && said == saidNothing {
+		said = saidAll
 	}
 	slices.SortStableFunc(spans, func(a, b span) int { return bytes.Compare(a.name, b.name) })
 	for i, s := range spans {
@@ -113,7 +134,65 @@ func normalize(dst, labels []byte) (canonical []byte, ttl string, duplicate stri
 		}
 		dst = append(dst, s.pair...)
 	}
-	return dst, ttl, duplicate
+	return dst, ttl, duplicate, said
+}
+
+// forcedSaid is what a sender says itself of the labels that are forced on it.
+type forcedSaid uint8
+
+const (
+	saidNothing forcedSaid = iota // or some of them, rightly
+	saidAll                       // each once or more, rightly
+	saidOther                     // something else
+)
+
+// shownAs reports whether a page in the character set before UTF-8 names may show
+// a label name as legacy, which is of that set.
+func shownAs(name, legacy []byte) bool {
+	if bytes.Equal(name, legacy) {
+		return true
+	}
+	i := 0
+	for _, c := range string(name) {
+		if !legacyRune(c, i) {
+			c = '_'
+		}
+		if i >= len(legacy) || rune(legacy[i]) != c {
+			return false
+		}
+		i++
+	}
+	return i == len(legacy)
+}
+
+// legacyRune reports whether c is shown as it is, at index i of a label name. A
+// colon is in metric names, but not here.
+func legacyRune(c rune, i int) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c == '_' || '0' <= c && c <= '9' && i > 0
+}
+
+// reserved reports whether a label name begins with two underscores, or is shown
+// so.
+func reserved(name []byte) bool {
+	i := 0
+	for _, c := range string(name) {
+		if i == 2 {
+			break
+		}
+		if c != '_' && legacyRune(c, i) {
+			return false
+		}
+		i++
+	}
+	return i == 2
+}
+
+func countPairs(labels []byte) (n int) {
+	for ; len(labels) > 0; n++ {
+		_, _, size := scanPair(labels)
+		labels = labels[size:]
+	}
+	return n
 }
 
 // validate checks a canonical label set at first sight.
@@ -149,8 +228,8 @@ func (o *Options) validate(labels []byte) (Reason, string) {
 			}
 			continue
 		}
-		if bytes.HasPrefix(name, []byte("__")) {
-			return LabelInvalid, fmt.Sprintf("label name %.40q is reserved", name)
+		if reserved(name) {
+			return LabelInvalid, fmt.Sprintf("label name %.40q is reserved, as all that begin with __ or are shown so", name)
 		}
 		if o.LegacyNames && (!IsLegacyName(name) || bytes.IndexByte(name, ':') >= 0) {
 			return LabelInvalid, fmt.Sprintf("label name %.40q is outside [a-zA-Z_][a-zA-Z0-9_]*: --ingest.name-validation=utf8 allows it", name)

@@ -20,6 +20,7 @@ const (
 	TTLInvalid
 	TooFarInFuture
 	SeriesLimit
+	EdgeSeriesLimit
 	MemoryLimit
 	HistogramInvalid
 	ExemplarInvalid
@@ -30,7 +31,7 @@ const (
 var reasonNames = [NumReasons]string{
 	"ok", "missing_metric_name", "metric_name_invalid", "label_invalid", "duplicate_label",
 	"labels_per_series", "label_name_bytes", "label_value_bytes", "series_bytes", "ttl_invalid",
-	"too_far_in_future", "series_limit", "memory_limit", "histogram_invalid", "exemplar_invalid", "malformed",
+	"too_far_in_future", "series_limit", "edge_series_limit", "memory_limit", "histogram_invalid", "exemplar_invalid", "malformed",
 }
 
 // String returns the reason in the form of a label value.
@@ -68,9 +69,10 @@ type Result struct {
 	Superseded       int // older than what the series holds
 	ExpiredOnArrival int // too old to be shown as current
 
-	NewSeries int
-	Rejected  [NumReasons]int // samples, histograms, exemplars and series without any, by reason
-	First     *Rejection      // nil if nothing was refused
+	NewSeries  int
+	Overridden int             // series that claimed a forced label with another value
+	Rejected   [NumReasons]int // samples, histograms, exemplars and series without any, by reason
+	First      *Rejection      // nil if nothing was refused
 
 	Granted TTL  // the request's TTL within the bounds
 	Clamped bool // Granted is not what was asked for

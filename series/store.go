@@ -177,7 +177,11 @@ func (s *Store) findSeries(hash uint64, labels []byte) (uint32, bool) {
 
 // hasLabels compares a slot's labels with a packed set, exactly.
 func (s *Store) hasLabels(sl *slot, labels []byte) bool {
-	for _, id := range s.refs.at(sl.refs, sl.n) {
+	return s.hasPairs(s.refs.at(sl.refs, sl.n), labels)
+}
+
+func (s *Store) hasPairs(refs []pairID, labels []byte) bool {
+	for _, id := range refs {
 		p := s.dict.bytes(id)
 		if len(labels) < len(p) || string(labels[:len(p)]) != string(p) {
 			return false
