@@ -14,6 +14,10 @@ func forced(pairs ...string) Terms { return Terms{Forced: packed(pairs...)} }
 // pushAs sends series with the value 1 under terms, in both forms that a request
 // may have.
 func pushAs(s *Store, now time.Time, edge string, terms Terms, byRefs bool, labelSets ...[]string) Result {
+	return pushValue(s, now, edge, terms, byRefs, 1, labelSets...)
+}
+
+func pushValue(s *Store, now time.Time, edge string, terms Terms, byRefs bool, v float64, labelSets ...[]string) Result {
 	b := s.NewBatch(Request{Edge: edge, Received: now, Now: now, Terms: terms})
 	defer b.Release()
 	if byRefs {
@@ -37,7 +41,7 @@ func pushAs(s *Store, now time.Time, edge string, terms Terms, byRefs bool, labe
 		} else {
 			b.Series(packed(set...))
 		}
-		b.Float(now.UnixMilli(), 1, 0)
+		b.Float(now.UnixMilli(), v, 0)
 	}
 	return b.Commit()
 }
@@ -106,14 +110,14 @@ func TestForcedLabelsAgainstAModel(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 1))
 	s := New(Options{})
-	want := map[string]bool{}
+	want := map[string]int{}
 	terms := map[string]Terms{}
 	for i := range 3 {
 		edge := fmt.Sprint("e", i)
 		terms[edge] = forced("edge", edge, "site", fmt.Sprint(i%2))
 	}
 	terms["open"] = Terms{}
-	for range 300 {
+	for round := range 1000 {
 		edge := []string{"e0", "e1", "e2", "open"}[r.IntN(4)]
 		var sets [][]string
 		for range 1 + r.IntN(40) {
@@ -147,21 +151,21 @@ func TestForcedLabelsAgainstAModel(t *testing.T) {
 			if len(pairs) > 0 {
 				line += "{" + strings.Join(pairs, ",") + "}"
 			}
-			want[line+" 1"] = true
+			want[line] = round
 		}
 		if r.IntN(2) == 0 {
 			sets = slices.Concat(sets, sets)
 		}
 		for range 1 + r.IntN(3) {
-			pushAs(s, t0, edge, terms[edge], r.IntN(2) == 0, sets...)
+			pushValue(s, at(time.Duration(round)*time.Millisecond), edge, terms[edge], r.IntN(2) == 0, float64(round), sets...)
 		}
 	}
 	var lines []string
-	for line := range want {
-		lines = append(lines, line)
+	for line, v := range want {
+		lines = append(lines, fmt.Sprint(line, " ", v))
 	}
 	slices.Sort(lines)
-	if got := show(t, s, t0, Query{}); got != strings.Join(lines, "\n") {
+	if got := show(t, s, at(time.Second), Query{}); got != strings.Join(lines, "\n") {
 		t.Fatalf("seed %d: shown\n%s\nwant\n%s", seed, got, strings.Join(lines, "\n"))
 	}
 }
