@@ -230,3 +230,23 @@ func TestForcedLabelsAllocateNothing(t *testing.T) {
 		t.Errorf("%v allocations a request", n)
 	}
 }
+
+// The series that comes next in the store is another's: it is not taken for the
+// edge's own.
+func TestPredictionStaysWithinTheEdge(t *testing.T) {
+	for _, byRefs := range []bool{false, true} {
+		s := New(Options{})
+		a, b := forced("edge", "a"), forced("edge", "b")
+		pushAs(s, t0, "a", a, byRefs, []string{"__name__", "m0"})
+		pushAs(s, t0, "open", Terms{}, byRefs, []string{"__name__", "m1"})
+		pushAs(s, t0, "a", a, byRefs, []string{"__name__", "m2"})
+		pushAs(s, t0, "b", b, byRefs, []string{"__name__", "m3"})
+		later := at(time.Second)
+		pushValue(s, later, "a", a, byRefs, 2, []string{"__name__", "m0"}, []string{"__name__", "m1"})
+		pushValue(s, later, "a", a, byRefs, 2, []string{"__name__", "m2"}, []string{"__name__", "m3", "edge", "b"})
+		want := "m0{edge=\"a\"} 2\nm1 1\nm1{edge=\"a\"} 2\nm2{edge=\"a\"} 2\nm3{edge=\"a\"} 2\nm3{edge=\"b\"} 1"
+		if got := show(t, s, later, Query{}); got != want {
+			t.Errorf("refs %v: shown\n%s\nwant\n%s", byRefs, got, want)
+		}
+	}
+}
