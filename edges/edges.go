@@ -1,5 +1,6 @@
-// Package edges knows who pushes: which edges were seen, when, and whether they
-// have fallen silent. It knows nothing of what they pushed.
+// Package edges knows who pushes: who may, as whom and within which limits (a
+// [Guard] over a [File]), and which edges were seen, when, and whether they have
+// fallen silent (a [Registry]). It knows nothing of what they pushed.
 package edges
 
 import (
@@ -14,8 +15,8 @@ import (
 // An Edge is a sender, as it was last seen.
 type Edge struct {
 	Name     string        `json:"name"`
-	LastSeen time.Time     `json:"lastSeen"` // receive time of the last accepted request
-	TTL      time.Duration `json:"-"`        // of that request: after it the edge is silent
+	LastSeen time.Time     `json:"lastSeen,omitzero"` // receive time of the last accepted request; zero: none
+	TTL      time.Duration `json:"-"`                 // of that request: after it the edge is silent
 	Silent   bool          `json:"silent"`
 }
 
@@ -24,8 +25,10 @@ type Edge struct {
 type Registry struct {
 	retention time.Duration
 	limit     int
+	guard     *Guard // nil: no edges file
 	mu        sync.RWMutex
 	edges     map[string]sight
+	pairs     map[string]election
 }
 
 type sight struct {
@@ -34,9 +37,24 @@ type sight struct {
 }
 
 // New returns a Registry that remembers an edge for retention after it was last
-// seen, and at most limit of them: the others are told apart by nobody.
-func New(retention time.Duration, limit int) *Registry {
-	return &Registry{retention: retention, limit: limit, edges: map[string]sight{}}
+// seen, and at most limit of them: the others are told apart by nobody. Those in
+// the guard's file are remembered for ever, and listed from the start; guard may be
+// nil.
+func New(retention time.Duration, limit int, guard *Guard) *Registry {
+	return &Registry{retention: retention, limit: limit, guard: guard, edges: map[string]sight{}, pairs: map[string]election{}}
+}
+
+// named returns whom the file names: true for those that are enabled.
+func (r *Registry) named() map[string]bool {
+	if r.guard == nil {
+		return nil
+	}
+	f := r.guard.File()
+	names := make(map[string]bool, len(f.entries))
+	for _, e := range f.entries {
+		names[e.Name] = names[e.Name] || e.Enabled
+	}
+	return names
 }
 
 // Saw notes an accepted request: who sent it, when it was received, and the TTL
@@ -49,7 +67,7 @@ func (r *Registry) saw(name string, s sight) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old, known := r.edges[name]
-	if known && old.At > s.At || !known && len(r.edges) >= r.limit {
+	if known && old.At > s.At || !known && len(r.edges) >= r.limit && r.guard == nil {
 		return
 	}
 	r.edges[name] = s
@@ -77,44 +95,76 @@ func (r *Registry) Silent(name string, now time.Time) bool {
 	return !known || s.silent(now)
 }
 
-// List returns the edges by name. Those that have been silent for longer than the
-// retention are forgotten.
+// List returns the edges by name: those that were seen, and those of the file that
+// are enabled. Those that have been silent for longer than the retention are
+// forgotten, unless the file names them.
 func (r *Registry) List(now time.Time) []Edge {
+	named := r.named()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	list := make([]Edge, 0, len(r.edges))
 	for name, s := range r.edges {
-		if at, ever := s.silentAt(); ever && now.Sub(at) > r.retention {
+		enabled, in := named[name]
+		if at, ever := s.silentAt(); ever && !in && now.Sub(at) > r.retention {
 			delete(r.edges, name)
 			continue
 		}
+		delete(named, name)
+		if in && !enabled {
+			continue
+		}
 		list = append(list, Edge{Name: name, LastSeen: time.UnixMilli(s.At).UTC(), TTL: time.Duration(s.TTL) * time.Millisecond, Silent: s.silent(now)})
+	}
+	for name, enabled := range named {
+		if enabled {
+			list = append(list, Edge{Name: name, Silent: true})
+		}
 	}
 	slices.SortFunc(list, func(a, b Edge) int { return strings.Compare(a.Name, b.Name) })
 	return list
 }
 
-// piece marks a piece of state as this package's.
-const piece = 'E'
+// The first byte of a piece of state that is this package's: what was seen, and
+// who was elected.
+const (
+	sightsPiece = 'E'
+	pairsPiece  = 'P'
+)
 
-// Dump hands out the registry as a piece of state for Load.
+// Dump hands out the registry as pieces of state for Load.
 func (r *Registry) Dump(write func([]byte) error) error {
 	r.mu.RLock()
-	b, err := json.Marshal(r.edges)
+	sights, err := json.Marshal(r.edges)
+	pairs, err2 := json.Marshal(r.pairs)
 	r.mu.RUnlock()
-	if err != nil {
+	if err := errors.Join(err, err2); err != nil {
 		return err
 	}
-	return write(append([]byte{piece}, b...))
+	if err := write(append([]byte{sightsPiece}, sights...)); err != nil {
+		return err
+	}
+	return write(append([]byte{pairsPiece}, pairs...))
 }
 
 // IsPiece reports whether a piece of state is one of Dump's.
-func IsPiece(b []byte) bool { return len(b) > 0 && b[0] == piece }
+func IsPiece(b []byte) bool {
+	return len(b) > 0 && (b[0] == sightsPiece || b[0] == pairsPiece)
+}
 
 // Load merges a piece of state.
 func (r *Registry) Load(b []byte) error {
 	if !IsPiece(b) {
 		return errors.New("edges: not a piece of this state")
+	}
+	if b[0] == pairsPiece {
+		var pairs map[string]election
+		if err := json.Unmarshal(b[1:], &pairs); err != nil {
+			return err
+		}
+		for pair, e := range pairs {
+			r.elected(pair, e)
+		}
+		return nil
 	}
 	var edges map[string]sight
 	if err := json.Unmarshal(b[1:], &edges); err != nil {

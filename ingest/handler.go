@@ -21,6 +21,7 @@ import (
 	"github.com/golang/snappy"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"relay/edges"
 	"relay/journal"
 	"relay/series"
 )
@@ -41,8 +42,16 @@ type Options struct {
 	// Journal takes each request before it is answered; nil: none does.
 	Journal Journal
 
-	// Edges is told of each accepted request; nil: nobody is.
-	Edges Edges
+	// Edges is told of each accepted request, and elects the replicas of pairs; nil:
+	// nobody is told, and all are taken.
+	Edges *edges.Registry
+
+	// Guard says who may push, and as whom; nil: everybody may, under a name of
+	// their choice.
+	Guard *edges.Guard
+
+	// HALabels says that the labels cluster and __replica__ tell pairs of senders.
+	HALabels bool
 
 	// Ready is closed when pushes can be taken; until then they wait a while. Nil:
 	// at once.
@@ -57,24 +66,22 @@ type Journal interface {
 	Append(ctx context.Context, r *journal.Record) (applied func(), err error)
 }
 
-// Edges notes who was seen, when, and the TTL granted in ms: see
-// [relay/edges.Registry].
-type Edges interface {
-	Saw(name string, received time.Time, ttl int64)
-}
-
 // Limits of waiting. Senders give up after 30 s and try again.
 const (
 	maxWait    = 10 * time.Second // for a processor or for room
 	retryAfter = "5"              // seconds: a Prometheus sender sleeps exactly that long
+
+	maxRetryAfter = 3600 // seconds
 )
 
 // A Handler is the remote-write endpoint for both versions of the protocol, told
 // apart by Content-Type. It may be called concurrently, and answers
 //
 //   - 204 if all is accepted, late and repeated samples included
+//   - 202 if another replica of the sender's pair is listened to: nothing is kept
 //   - 400 if some can never be accepted: the rest is applied, the body says how
 //     many were refused, why, and names the first
+//   - 401, 403, 429 if the sender is not let in, or is over its rate
 //   - 405, 415 for other methods, media types and encodings
 //   - 413 for a body over the limit
 //   - 503 with Retry-After if the relay cannot take it now
@@ -144,6 +151,7 @@ type refusal struct {
 	code   int
 	reason string // for the metric; bounded
 	text   string
+	wait   time.Duration // after which it may be tried again; 0: as usual
 }
 
 func (r *refusal) Error() string { return r.text }
@@ -176,6 +184,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	code := http.StatusNoContent
+	if res.Deduplicated {
+		code = http.StatusAccepted
+	}
 	header := w.Header()
 	if version == v2 {
 		header.Set("X-Prometheus-Remote-Write-Samples-Written", strconv.Itoa(res.Samples))
@@ -204,7 +215,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func answer(w http.ResponseWriter, r *http.Request, bad *refusal) {
 	switch bad.code {
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
-		w.Header().Set("Retry-After", retryAfter)
+		after := retryAfter
+		if bad.wait > 0 {
+			after = strconv.Itoa(int(min(math.Ceil(bad.wait.Seconds()), maxRetryAfter)))
+		}
+		w.Header().Set("Retry-After", after)
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Basic realm="relay"`)
 	case http.StatusMethodNotAllowed:
 		w.Header().Set("Allow", http.MethodPost)
 	}
@@ -299,11 +316,7 @@ func contentVersion(h http.Header) (version, error) {
 // take reads, decodes and applies a request.
 func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version) (series.Result, *refusal) {
 	var none series.Result
-	edge, bad := h.edge(r)
-	if bad != nil {
-		return none, bad
-	}
-	ttl, bad := requestTTL(r)
+	from, bad := h.identify(r)
 	if bad != nil {
 		return none, bad
 	}
@@ -338,18 +351,27 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version) (serie
 	h.metrics.decodedBytes.Add(float64(len(raw.bytes())))
 
 	now := time.Now()
-	batch := h.opts.Store.NewBatch(series.Request{Edge: edge, TTL: ttl, Received: now, Now: now})
+	batch := h.opts.Store.NewBatch(series.Request{Edge: from.edge, TTL: from.ttl, Received: now, Now: now, Terms: from.terms})
 	defer batch.Release()
 	if err := h.decode(v, raw.bytes(), batch, memoryFactor*int(h.opts.RequestBytes)); err != nil {
 		return none, refuse(http.StatusBadRequest, "malformed", "cannot read the request as remote write %s: %v; nothing of it was applied", v, err)
 	}
-	if h.clock.suspect(edge, batch.Prepare(), now) {
+	pair, replica := from.replica(batch)
+	if h.opts.Edges != nil && pair != "" && !h.opts.Edges.Elect(pair, replica, now) {
+		res := batch.Tally()
+		res.Deduplicated = true
+		return res, nil
+	}
+	if bad := from.allowSamples(now, batch.Len()); bad != nil {
+		return none, bad
+	}
+	if h.clock.suspect(from.edge, batch.Prepare(), now) {
 		return none, refuse(http.StatusServiceUnavailable, "own_clock", "all active edges are too far ahead of the relay's clock: it is taken to be wrong")
 	}
 	if h.opts.Journal != nil && batch.Accepted() {
 		d := batch.Decision()
 		applied, err := h.opts.Journal.Append(r.Context(), &journal.Record{
-			Kind: v.kind(), Edge: edge, Received: now.UnixMilli(), TTL: int64(d.TTL), MinTTL: int64(d.MinTTL), MaxTTL: int64(d.MaxTTL),
+			Kind: v.kind(), Edge: from.edge, Forced: from.terms.Forced, Dropped: from.terms.Dropped, Pair: pair, Replica: replica, Received: now.UnixMilli(), TTL: int64(d.TTL), MinTTL: int64(d.MinTTL), MaxTTL: int64(d.MaxTTL),
 			Refused: d.Refused, Body: body.bytes(),
 		})
 		if err != nil {
@@ -359,7 +381,7 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version) (serie
 		defer applied()
 	}
 	res := batch.Commit()
-	h.saw(edge, now, &res)
+	h.saw(from.edge, pair, replica, now, &res)
 	if res.Clamped {
 		w.Header().Set("X-Relay-TTL", res.Granted.String())
 	}
@@ -396,20 +418,25 @@ func (h *Handler) Replay(r *journal.Record) error {
 	batch := h.opts.Store.NewBatch(series.Request{
 		Edge: r.Edge, Received: time.UnixMilli(r.Received), Now: time.Now(),
 		Recorded: &series.Decision{TTL: series.TTL(r.TTL), MinTTL: series.TTL(r.MinTTL), MaxTTL: series.TTL(r.MaxTTL), Refused: r.Refused},
+		Terms:    series.Terms{Forced: r.Forced, Dropped: r.Dropped},
 	})
 	defer batch.Release()
 	if err := h.decode(v, raw, batch, math.MaxInt); err != nil {
 		return err
 	}
 	res := batch.Commit()
-	h.saw(r.Edge, time.UnixMilli(r.Received), &res)
+	h.saw(r.Edge, r.Pair, r.Replica, time.UnixMilli(r.Received), &res)
 	return nil
 }
 
 // saw notes an edge of whose request something was accepted.
-func (h *Handler) saw(edge string, received time.Time, res *series.Result) {
-	if h.opts.Edges != nil && res.Samples+res.Histograms+res.Exemplars > 0 {
-		h.opts.Edges.Saw(edge, received, int64(res.Granted))
+func (h *Handler) saw(edge, pair, replica string, received time.Time, res *series.Result) {
+	if h.opts.Edges == nil || res.Samples+res.Histograms+res.Exemplars == 0 {
+		return
+	}
+	h.opts.Edges.Saw(edge, received, int64(res.Granted))
+	if pair != "" {
+		h.opts.Edges.Elected(pair, replica, received, int64(res.Granted))
 	}
 }
 
@@ -477,70 +504,4 @@ func requestTTL(r *http.Request) (series.TTL, *refusal) {
 		return 0, refuse(http.StatusBadRequest, "ttl", "%s: %v", where, err)
 	}
 	return ttl, nil
-}
-
-// EdgeHeader names the edge where no edges file does.
-const EdgeHeader = "X-Relay-Edge"
-
-const maxEdgeBytes = 128
-
-// edge names the sender: by header, else by its address.
-func (h *Handler) edge(r *http.Request) (string, *refusal) {
-	if name := r.Header.Get(EdgeHeader); name != "" {
-		if !validEdge(name) {
-			return "", refuse(http.StatusBadRequest, "edge", "%s %.60q: an edge's name has at most %d of the characters A-Z a-z 0-9 . _ : @ -, the first a letter or digit", EdgeHeader, name, maxEdgeBytes)
-		}
-		return name, nil
-	}
-	return ClientAddr(r, h.opts.TrustedProxies), nil
-}
-
-func validEdge(name string) bool {
-	if len(name) > maxEdgeBytes {
-		return false
-	}
-	for i := 0; i < len(name); i++ {
-		c := name[i]
-		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
-		case i > 0 && strings.IndexByte("._:@-", c) >= 0:
-		default:
-			return false
-		}
-	}
-	return true
-}
-
-// ClientAddr is the address that a request came from, without port: the
-// connection's, or where that is a trusted proxy's, the last in X-Forwarded-For
-// that is not one.
-func ClientAddr(r *http.Request, trusted []netip.Prefix) string {
-	addr, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return "unknown"
-	}
-	at := addr.Addr().Unmap().WithZone("")
-	isProxy := func(a netip.Addr) bool {
-		for _, p := range trusted {
-			if p.Contains(a) {
-				return true
-			}
-		}
-		return false
-	}
-	if !isProxy(at) {
-		return at.String()
-	}
-	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	for i := len(hops) - 1; i >= 0; i-- {
-		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
-		if err != nil {
-			break
-		}
-		at = hop.Unmap().WithZone("")
-		if !isProxy(at) {
-			break
-		}
-	}
-	return at.String()
 }

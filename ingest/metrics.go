@@ -18,6 +18,8 @@ type metrics struct {
 	ended           prometheus.Counter
 	superseded      prometheus.Counter
 	expired         prometheus.Counter
+	deduplicated    prometheus.Counter
+	overridden      prometheus.Counter
 	histograms      prometheus.Counter
 	exemplars       prometheus.Counter
 	created         prometheus.Counter
@@ -51,6 +53,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		exemplars: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "relay_accepted_exemplars_total", Help: "Exemplars accepted.",
 		}),
+		overridden: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "relay_overridden_labels_total", Help: "Times that a series came with another value for a label that is forced on its edge.",
+		}),
 		created: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "relay_created_series_total", Help: "Series seen for the first time, or again after they were forgotten.",
 		}),
@@ -62,9 +67,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 	}
 	samples := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "relay_samples_total", Help: "Accepted samples by outcome: stored, superseded by a newer one, ended the series (stale marker), expired on arrival.",
+		Name: "relay_samples_total", Help: "Accepted samples by outcome: stored, superseded by a newer one, ended the series (stale marker), expired on arrival, deduplicated (another replica of the pair is listened to).",
 	}, []string{"outcome"})
 	m.stored, m.ended = samples.WithLabelValues("stored"), samples.WithLabelValues("ended")
+	m.deduplicated = samples.WithLabelValues("deduplicated")
 	m.superseded, m.expired = samples.WithLabelValues("superseded"), samples.WithLabelValues("expired_on_arrival")
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "relay_refused_samples_total", Help: "Samples and exemplars refused, by reason.",
@@ -72,7 +78,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for r := series.OK + 1; r < series.NumReasons; r++ {
 		m.refused[r] = refused.WithLabelValues(r.String())
 	}
-	reg.MustRegister(m.requests, m.refusedRequests, m.bytes, m.decodedBytes, m.histograms, m.exemplars, m.created, m.duration, samples, refused)
+	reg.MustRegister(m.requests, m.refusedRequests, m.bytes, m.decodedBytes, m.histograms, m.exemplars, m.created, m.overridden, m.duration, samples, refused)
 	return m
 }
 
@@ -87,6 +93,11 @@ func (m *metrics) inflight(b *budget) {
 func (m *metrics) observe(v version, code int, res *series.Result, took time.Duration) {
 	m.requests.WithLabelValues(v.String(), strconv.Itoa(code)).Inc()
 	m.duration.Observe(took.Seconds())
+	if res.Deduplicated {
+		m.deduplicated.Add(float64(res.Samples + res.Histograms))
+		return
+	}
+	m.overridden.Add(float64(res.Overridden))
 	m.stored.Add(float64(res.Stored))
 	m.ended.Add(float64(res.Ended))
 	m.superseded.Add(float64(res.Superseded))

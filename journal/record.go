@@ -25,12 +25,18 @@ type Record struct {
 	TTL, MinTTL, MaxTTL int64    // granted, and the bounds; ms
 	Refused             []uint32 // of its items, by number, rising
 
+	Forced        []byte // labels that were forced on its series, packed
+	Dropped       string // a label that was taken off them, or ""
+	Pair, Replica string // of which replica it was, or ""
+
 	Body []byte
 }
 
 // version is of the form of records. A newer relay reads older ones; a record
 // that is newer than the relay stops it.
-const version = 1
+//
+// Version 2 has what the terms of the edge did: forced labels and the rest.
+const version = 2
 
 // ErrVersion is the error for a journal that a newer relay has written.
 var ErrVersion = errors.New("journal: written by a newer version of the relay")
@@ -67,6 +73,10 @@ func (r *Record) append(b []byte, p part, body []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(n-last))
 		last = n
 	}
+	for _, field := range []string{string(r.Forced), r.Dropped, r.Pair, r.Replica} {
+		b = binary.AppendUvarint(b, uint64(len(field)))
+		b = append(b, field...)
+	}
 	b = binary.LittleEndian.AppendUint64(b, p.id)
 	b = binary.AppendUvarint(b, p.index)
 	b = binary.AppendUvarint(b, p.total)
@@ -100,6 +110,11 @@ func parse(b []byte) (r Record, p part, err error) {
 	for range n {
 		last += uint32(in.uvarint())
 		r.Refused = append(r.Refused, last)
+	}
+	if b[0] >= 2 {
+		r.Forced = append([]byte(nil), in.take(in.uvarint())...)
+		r.Dropped = string(in.take(in.uvarint()))
+		r.Pair, r.Replica = string(in.take(in.uvarint())), string(in.take(in.uvarint()))
 	}
 	if id := in.take(8); len(id) == 8 {
 		p.id = binary.LittleEndian.Uint64(id)

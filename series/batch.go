@@ -40,6 +40,10 @@ type Terms struct {
 	// Dropped is the name of a label that is taken off; "": none is.
 	Dropped string
 
+	// Pair is the name of a label that says, together with Dropped, which replica
+	// of which pair sends; "": see Batch.Replica.
+	Pair string
+
 	MaxTTL    TTL // 0: the store's
 	MaxSeries int // held by the edge; 0: the store's limit alone
 	MaxLabels int // of a series, forced ones included; 0: the store's limit alone
@@ -117,11 +121,12 @@ type Batch struct {
 	ids     []pairID
 	last    compared
 
-	terms    Terms
-	forced   []pairID    // of terms.Forced; noPair where no series has the pair
-	verbatim bool        // the sender sends the forced labels itself
-	unforced [2][]pairID // see sent
-	touched  pairID      // keeps the loads of lookup alive
+	terms             Terms
+	forced            []pairID    // of terms.Forced; noPair where no series has the pair
+	verbatim          bool        // the sender sends the forced labels itself
+	replica, pairName string      // see Replica
+	unforced          [2][]pairID // see sent
+	touched           pairID      // keeps the loads of lookup alive
 }
 
 // compared is the last series that was found by its labels: the next one has most
@@ -485,6 +490,9 @@ func (b *Batch) rearranged(labels []byte) Verdict {
 	b.cur = current{slot: noSlot}
 	var ttl, duplicate string
 	var said forcedSaid
+	if b.replica == "" && b.terms.Pair != "" {
+		b.replica, b.pairName = labelValue(labels, b.terms.Dropped), labelValue(labels, b.terms.Pair)
+	}
 	b.scratch, ttl, duplicate, said = normalize(b.scratch[:0], labels, &b.terms)
 	b.verbatim = said == saidAll
 	if said == saidOther {
@@ -872,6 +880,13 @@ func (b *Batch) Decision() Decision {
 	}
 	return d
 }
+
+// Replica is what the first series that has the label Terms.Dropped says of the
+// pair and the replica that it is from; "" where none does.
+func (b *Batch) Replica() (pair, replica string) { return b.pairName, b.replica }
+
+// Tally is what was added so far, for a batch that is not to be committed.
+func (b *Batch) Tally() Result { return b.res }
 
 // Len is how many samples, histograms and exemplars were added, refused ones
 // included.

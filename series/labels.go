@@ -187,6 +187,18 @@ func reserved(name []byte) bool {
 	return i == 2
 }
 
+// labelValue is the value of a label in a packed set, or "".
+func labelValue(labels []byte, name string) string {
+	for len(labels) > 0 {
+		n, v, size := scanPair(labels)
+		if string(n) == name {
+			return string(v)
+		}
+		labels = labels[size:]
+	}
+	return ""
+}
+
 func countPairs(labels []byte) (n int) {
 	for ; len(labels) > 0; n++ {
 		_, _, size := scanPair(labels)

@@ -74,6 +74,8 @@ type Result struct {
 	Rejected   [NumReasons]int // samples, histograms, exemplars and series without any, by reason
 	First      *Rejection      // nil if nothing was refused
 
+	Deduplicated bool // nothing was applied: another replica sends the same
+
 	Granted TTL  // the request's TTL within the bounds
 	Clamped bool // Granted is not what was asked for
 }

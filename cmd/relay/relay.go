@@ -60,7 +60,7 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 		LagTolerance: cfg.lag, FutureTolerance: cfg.future, Lookback: cfg.lookback,
 		Limits: cfg.limits, LegacyNames: cfg.nameValidation == "legacy",
 	})
-	r.edges = edges.New(cfg.edgesRetention, cfg.limits.Edges)
+	r.edges = edges.New(cfg.edgesRetention, cfg.limits.Edges, nil)
 	r.registry = prometheus.NewRegistry()
 	r.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
