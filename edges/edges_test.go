@@ -7,7 +7,7 @@ import (
 )
 
 func TestSilence(t *testing.T) {
-	r := New(time.Hour, 3)
+	r := New(time.Hour, 3, nil)
 	t0 := time.UnixMilli(1_700_000_000_000)
 	r.Saw("shop", t0, 90_000)
 	r.Saw("batch", t0, math.MaxInt64)
@@ -35,7 +35,7 @@ func TestSilence(t *testing.T) {
 }
 
 func TestLimit(t *testing.T) {
-	r := New(time.Hour, 2)
+	r := New(time.Hour, 2, nil)
 	now := time.Now()
 	for _, name := range []string{"a", "b", "c", "a"} {
 		r.Saw(name, now, 1000)
@@ -46,7 +46,7 @@ func TestLimit(t *testing.T) {
 }
 
 func TestState(t *testing.T) {
-	r, copied := New(time.Hour, 10), New(time.Hour, 10)
+	r, copied := New(time.Hour, 10, nil), New(time.Hour, 10, nil)
 	now := time.UnixMilli(1_700_000_000_000)
 	r.Saw("shop", now, 5000)
 	copied.Saw("shop", now.Add(-time.Second), 9000)

@@ -206,9 +206,9 @@ func TestDockerfileBuilds(t *testing.T) {
 func TestLayout(t *testing.T) {
 	allowed := map[string][]string{
 		"relay/series":         nil,
-		"relay/edges":          nil,
+		"relay/edges":          {"relay/series"},
 		"relay/journal":        nil,
-		"relay/ingest":         {"relay/journal", "relay/series"},
+		"relay/ingest":         {"relay/edges", "relay/journal", "relay/series"},
 		"relay/exposition":     {"relay/series"},
 		"relay/cmd/relay":      {"relay/edges", "relay/exposition", "relay/ingest", "relay/journal", "relay/series"},
 		"relay/cmd/relaybench": nil,

@@ -34,7 +34,14 @@ type config struct {
 	lag, future         time.Duration
 	nameValidation      string
 
+	edgesFile      string
 	edgesRetention time.Duration
+	haLabels       bool
+
+	ingestAddress          string
+	ingestConfig           string
+	ingestConnections      int
+	ingestConnectionsPerIP int
 
 	limits        series.Limits
 	memory        string
@@ -101,6 +108,13 @@ func newApp(cfg *config) *kingpin.Application {
 	app.Flag("series.lag-tolerance", "How much later than its own time a sample may arrive and still count as current.").Default("1m").DurationVar(&cfg.lag)
 	app.Flag("series.future-tolerance", "How far ahead of the relay's clock a sample may be; others are refused.").Default("10m").DurationVar(&cfg.future)
 
+	app.Flag("ingest.listen-address", "Address of a listener for pushes alone; the web listener then takes none. It may face the internet.").StringVar(&cfg.ingestAddress)
+	app.Flag("ingest.config.file", "TLS of that listener, as in --web.config.file; reloaded on change, a broken one keeps the last good one.").StringVar(&cfg.ingestConfig)
+	app.Flag("ingest.max-connections", "Open connections to that listener.").Default("20000").IntVar(&cfg.ingestConnections)
+	app.Flag("ingest.max-connections-per-ip", "Of these, from one address that is not a trusted proxy's.").Default("1000").IntVar(&cfg.ingestConnectionsPerIP)
+
+	app.Flag("edges.file", "Who may push, as whom and within which limits: YAML; reloaded on change, a broken one keeps the last good one. None: everybody may.").StringVar(&cfg.edgesFile)
+	app.Flag("ha.labels", "Take senders whose series have the labels cluster and __replica__ for replicas of a pair: one is listened to. For pairs of --edges.file this is not needed.").BoolVar(&cfg.haLabels)
 	app.Flag("edges.retention", "How long an edge that has fallen silent is remembered: its target then answers 503, so that up is 0.").Default("24h").DurationVar(&cfg.edgesRetention)
 
 	app.Flag("limits.memory", "Memory that the process may use, as a size or a percentage of the cgroup's limit or the RAM: over it new series are refused, known ones go on. 0: no limit.").Default("80%").StringVar(&cfg.memory)
@@ -165,12 +179,15 @@ func (c *config) check() error {
 		return fmt.Errorf("--journal.window=%s is under 2s", c.journalWindow)
 	case c.journalMaxBytes < 16<<20:
 		return fmt.Errorf("--journal.max-bytes=%s is under 16MiB", c.journalMaxBytes)
+	case c.ingestConfig != "" && c.ingestAddress == "":
+		return errors.New("--ingest.config.file wants --ingest.listen-address")
 	case c.seriesBytes < 64 || c.seriesBytes > 512<<10:
 		return fmt.Errorf("--limits.series-bytes=%s is not between 64B and 512KiB", c.seriesBytes)
 	}
 	for name, n := range map[string]int{
 		"--limits.series": c.limits.Series, "--limits.edges": c.limits.Edges, "--limits.label-name-bytes": c.limits.LabelNameBytes,
 		"--limits.label-value-bytes": c.limits.LabelValueBytes, "--exposition.max-scrapes": c.maxScrapes,
+		"--ingest.max-connections": c.ingestConnections, "--ingest.max-connections-per-ip": c.ingestConnectionsPerIP,
 	} {
 		if n < 1 {
 			return fmt.Errorf("%s=%d is not positive", name, n)

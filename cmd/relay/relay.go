@@ -32,11 +32,13 @@ type relay struct {
 	cfg      *config
 	log      *slog.Logger
 	store    *series.Store
+	guard    *edges.Guard // nil: no edges file
 	edges    *edges.Registry
 	ingest   *ingest.Handler
 	pages    *exposition.Handler
 	registry *prometheus.Registry
 	handler  http.Handler
+	pushes   *pushServer      // nil: the web listener takes them
 	journal  *journal.Journal // nil: off
 	replayed chan struct{}    // closed when the journal has been replayed
 	ready    atomic.Bool
@@ -47,6 +49,7 @@ type relay struct {
 // Times of the life cycle.
 const (
 	sweepEvery = 5 * time.Second
+	watchEvery = 5 * time.Second  // files that are reloaded on change
 	drainTime  = 10 * time.Second // for requests that are being taken
 	closeTime  = 5 * time.Second  // for scrapes that are being answered
 )
@@ -60,8 +63,18 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 		LagTolerance: cfg.lag, FutureTolerance: cfg.future, Lookback: cfg.lookback,
 		Limits: cfg.limits, LegacyNames: cfg.nameValidation == "legacy",
 	})
-	r.edges = edges.New(cfg.edgesRetention, cfg.limits.Edges, nil)
 	r.registry = prometheus.NewRegistry()
+	if cfg.edgesFile != "" {
+		g, err := edges.NewGuard(cfg.edgesFile, log.With("component", "edges"), r.registry)
+		if err == nil {
+			err = r.goesWith(g.File())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("--edges.file: %w", err)
+		}
+		r.guard = g
+	}
+	r.edges = edges.New(cfg.edgesRetention, cfg.limits.Edges, r.guard)
 	r.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("relay"), &storeCollector{store: r.store, limit: cfg.limits.Series},
@@ -78,7 +91,7 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 		r.journal, kept = j, j
 	}
 	r.ingest = ingest.New(ingest.Options{
-		Journal: kept, Ready: r.replayed, Edges: r.edges,
+		Journal: kept, Ready: r.replayed, Edges: r.edges, Guard: r.guard, HALabels: cfg.haLabels,
 		Store: r.store, Registerer: r.registry, Logger: log.With("component", "ingest"),
 		RequestBytes: int64(cfg.requestBytes), InflightBytes: int64(cfg.inflightBytes), TrustedProxies: cfg.trustedProxies,
 	})
@@ -147,8 +160,8 @@ func (r *relay) checkpoint(ctx context.Context) {
 // routes says what is where.
 func (r *relay) routes() http.Handler {
 	mux := http.NewServeMux()
-	for _, path := range ingest.Paths {
-		mux.Handle(path, r.ingest)
+	if r.cfg.ingestAddress == "" {
+		r.pushRoutes(mux)
 	}
 	mux.Handle("/metrics", r.pages)
 	mux.HandleFunc("GET /api/v1/sd", r.discovery)
@@ -176,6 +189,18 @@ func (r *relay) routes() http.Handler {
 		mux.HandleFunc("PUT "+path, handle)
 	}
 	mux.Handle("GET /{$}", http.HandlerFunc(r.home))
+	return r.prefixed(mux)
+}
+
+// pushRoutes says where pushes are taken.
+func (r *relay) pushRoutes(mux *http.ServeMux) {
+	for _, path := range ingest.Paths {
+		mux.Handle(path, r.ingest)
+	}
+}
+
+// prefixed puts all paths under the prefix.
+func (r *relay) prefixed(mux *http.ServeMux) http.Handler {
 	if r.cfg.routePrefix == "/" {
 		return mux
 	}
@@ -190,15 +215,32 @@ func (r *relay) stop() error {
 	return nil
 }
 
-// reload checks what is read from files. The web configuration is read anew with
-// each connection, so there is nothing to swap.
+// reload reads again what is read from files. The web configuration is read anew
+// with each connection, so there is nothing to swap.
 func (r *relay) reload() error {
+	var errs []error
 	if err := web.Validate(*r.cfg.web.WebConfigFile); err != nil {
-		r.log.Error("Reload failed, the last good configuration goes on", "err", err)
-		return fmt.Errorf("--web.config.file: %w", err)
+		errs = append(errs, fmt.Errorf("--web.config.file: %w", err))
+	}
+	if r.guard != nil {
+		if err := r.guard.Reload(r.goesWith); err != nil {
+			errs = append(errs, fmt.Errorf("--edges.file: %w", err))
+		}
+	}
+	if r.pushes != nil {
+		errs = append(errs, r.pushes.reload())
+	}
+	if err := errors.Join(errs...); err != nil {
+		r.log.Error("Reload failed, what was good before goes on", "err", err)
+		return err
 	}
 	r.log.Info("Reloaded")
 	return nil
+}
+
+// goesWith checks an edges file against the other settings.
+func (r *relay) goesWith(f *edges.File) error {
+	return r.cfg.checkAuthenticators(f.NeedsAuthorization())
 }
 
 // serve runs the relay until ctx ends, /-/quit is called or the listener fails.
@@ -214,6 +256,13 @@ func (r *relay) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if r.cfg.ingestAddress != "" {
+		mux := http.NewServeMux()
+		r.pushRoutes(mux)
+		if r.pushes, err = newPushServer(r.cfg, r.prefixed(mux), r.log.With("component", "ingest"), r.registry); err != nil {
+			return err
+		}
+	}
 	background.Go(func() { keepMemory(ctx, r.store, limit) })
 	background.Go(func() { r.sweep(ctx) })
 	background.Go(func() { r.onHangup(ctx) })
@@ -225,8 +274,15 @@ func (r *relay) serve(ctx context.Context) error {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
 	}
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
 	go func() { failed <- web.ListenAndServe(server, r.cfg.web, r.log) }()
+	if r.pushes != nil {
+		go func() { failed <- r.pushes.serve() }()
+		background.Go(func() { r.pushes.watch(ctx) })
+	}
+	if r.guard != nil {
+		background.Go(func() { r.guard.Watch(ctx, watchEvery, r.goesWith) })
+	}
 	started := make(chan error, 1)
 	background.Go(func() {
 		err := r.start(ctx)
@@ -237,6 +293,9 @@ func (r *relay) serve(ctx context.Context) error {
 	})
 	if err := r.untilStopped(ctx, started, failed); err != nil {
 		server.Close()
+		if r.pushes != nil {
+			r.pushes.server.Close()
+		}
 		return err
 	}
 	return r.shutdown(server, failed)
@@ -275,11 +334,19 @@ func (r *relay) shutdown(server *http.Server, failed <-chan error) error {
 	}
 	closing, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()
-	if err := server.Shutdown(closing); err != nil {
-		server.Close()
+	servers := []*http.Server{server}
+	if r.pushes != nil {
+		servers = append(servers, r.pushes.server)
 	}
-	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
-		return err
+	for _, s := range servers {
+		if err := s.Shutdown(closing); err != nil {
+			s.Close()
+		}
+	}
+	for range servers {
+		if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
 	}
 	return nil
 }
