@@ -278,7 +278,7 @@ func counter(t *testing.T, reg *prometheus.Registry, name, value string) float64
 	}
 	for _, f := range families {
 		for _, m := range f.Metric {
-			if f.GetName() == name && len(m.Label) == 1 && m.Label[0].GetValue() == value {
+			if f.GetName() == name && (len(m.Label) == 1 && m.Label[0].GetValue() == value || len(m.Label) == 0 && value == "") {
 				return m.Counter.GetValue()
 			}
 		}
