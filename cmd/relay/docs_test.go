@@ -18,6 +18,7 @@ import (
 	_ "github.com/prometheus/prometheus/discovery/http" // for http_sd_configs
 	"go.yaml.in/yaml/v2"
 
+	"relay/edges"
 	"relay/ingest"
 )
 
@@ -63,7 +64,9 @@ func TestReadmeHasTheFlags(t *testing.T) {
 // ownMetrics are the names of the relay's own metrics.
 func ownMetrics(t *testing.T) []string {
 	t.Helper()
-	cfg, _, err := parseFlags([]string{"--journal.path=" + t.TempDir()}, io.Discard)
+	cfg, _, err := parseFlags([]string{
+		"--journal.path=" + t.TempDir(), "--edges.file=../../docs/edges-file.yml", "--ingest.listen-address=127.0.0.1:0",
+	}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,5 +233,16 @@ func TestLayout(t *testing.T) {
 				t.Errorf("%s may not import %s", fields[0], dep)
 			}
 		}
+	}
+}
+
+// The edges file of the documents is a good one, and names all there is.
+func TestEdgesFileOfTheDocuments(t *testing.T) {
+	f, err := edges.LoadFile("../../docs/edges-file.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(f.Entries()); n != 6 {
+		t.Errorf("%d edges", n)
 	}
 }

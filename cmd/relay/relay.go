@@ -106,11 +106,22 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 		return nil, err
 	}
 	r.handler = r.routes()
+	if cfg.ingestAddress != "" {
+		mux := http.NewServeMux()
+		r.pushRoutes(mux)
+		if r.pushes, err = newPushServer(cfg, r.prefixed(mux), log.With("component", "ingest"), r.registry); err != nil {
+			r.close()
+			return nil, err
+		}
+	}
 	return r, nil
 }
 
 // close ends what newRelay began.
 func (r *relay) close() error {
+	if r.pushes != nil {
+		r.pushes.listener.Close()
+	}
 	if r.journal == nil {
 		return nil
 	}
@@ -255,13 +266,6 @@ func (r *relay) serve(ctx context.Context) error {
 	limit, err := memoryLimit(r.cfg.memory)
 	if err != nil {
 		return err
-	}
-	if r.cfg.ingestAddress != "" {
-		mux := http.NewServeMux()
-		r.pushRoutes(mux)
-		if r.pushes, err = newPushServer(r.cfg, r.prefixed(mux), r.log.With("component", "ingest"), r.registry); err != nil {
-			return err
-		}
 	}
 	background.Go(func() { keepMemory(ctx, r.store, limit) })
 	background.Go(func() { r.sweep(ctx) })
