@@ -24,6 +24,9 @@ type Request struct {
 	// is checked.
 	Recorded *Decision
 
+	// Group says that the request is a push to a group; nil: it is none.
+	Group *Group
+
 	// Terms hold for the sender alone. In a replay only what they force counts.
 	Terms Terms
 }
@@ -86,6 +89,11 @@ const exemplarRunes = 128
 type Batch struct {
 	store    *Store
 	owner    uint32
+	edge     uint32 // the owner, or who pushes to it
+	group    *Group // nil: no push to one
+	crowded  bool   // there was no room for the group
+	longest  TTL    // of the push
+	ends     map[string]bool
 	recorded *Decision // in a replay
 	minTTL   TTL
 	maxTTL   TTL
@@ -212,7 +220,16 @@ const readTurn = 1024 // series between two chances for a writer
 // NewBatch begins a request.
 func (s *Store) NewBatch(r Request) *Batch {
 	b := s.pool.Get().(*Batch)
-	b.owner = s.owner(r.Edge)
+	if b.group = r.Group; b.group != nil {
+		var ok bool
+		if b.owner, ok = s.groupOwner(r.Edge, b.group.key(), true); !ok {
+			b.crowded = true
+		}
+		b.edge = s.owner(r.Edge)
+	} else {
+		b.owner = s.owner(r.Edge)
+		b.edge = b.owner
+	}
 	b.received = r.Received.UnixMilli()
 	b.nowMono = s.mono(r.Now)
 	b.mono = b.nowMono - max(0, r.Now.UnixMilli()-b.received)
@@ -231,6 +248,9 @@ func (s *Store) NewBatch(r Request) *Batch {
 	granted, clamped := asked.clamp(b.minTTL, b.maxTTL)
 	b.ttl = packTTL(granted)
 	b.res = Result{Granted: b.ttl.ttl(), Clamped: clamped && r.TTL != 0}
+	if b.crowded && b.recorded == nil {
+		b.Refuse(SeriesLimit, 1, FormatLabels(b.group.Labels), fmt.Sprintf("the relay holds %d groups, its limit: --limits.groups", s.opts.Limits.Groups))
+	}
 	b.cur = current{slot: noSlot, verdict: Malformed}
 	b.round = s.pins.begin()
 	return b
@@ -240,6 +260,11 @@ func (s *Store) NewBatch(r Request) *Batch {
 func (b *Batch) Release() {
 	b.letGo()
 	s := b.store
+	if b.group != nil && !b.crowded {
+		s.structure.RLock()
+		s.owners[b.owner].pins.Add(-1)
+		s.structure.RUnlock()
+	}
 	s.pins.end(b.round)
 	clear(b.more)
 	clear(b.md)
@@ -757,6 +782,7 @@ func (b *Batch) Exemplar(e Exemplar) Verdict {
 
 func (b *Batch) add(e entry) {
 	e.ttl = b.cur.ttl
+	b.longest = max(b.longest, e.ttl.ttl())
 	if b.cur.slot != noSlot {
 		e.slot = b.cur.slot
 	} else {
@@ -778,7 +804,7 @@ func (b *Batch) Refuse(r Reason, n int, series, detail string) {
 
 // Metadata records what the sender says of a family. family is copied.
 func (b *Batch) Metadata(family []byte, t MetricType, help, unit []byte) {
-	if len(family) == 0 || len(family) > b.store.opts.Limits.LabelValueBytes || b.store.metadata.unchanged(b.owner, family, t, help, unit) {
+	if len(family) == 0 || len(family) > b.store.opts.Limits.LabelValueBytes || b.store.metadata.unchanged(b.edge, family, t, help, unit) {
 		return
 	}
 	b.md = append(b.md, declared{append([]byte(nil), family...), Metadata{Type: t, Help: cut(help), Unit: cut(unit)}})
@@ -1022,9 +1048,9 @@ func (b *Batch) createOne(f *fresh) {
 	case b.recorded != nil: // limits were applied when it was taken
 		f.slot, b.ids = s.create(f.hash, labels, b.owner, b.ids)
 		b.res.NewSeries++
-	case b.terms.MaxSeries > 0 && s.owners[b.owner].count.Load() >= int64(b.terms.MaxSeries):
+	case b.terms.MaxSeries > 0 && s.owners[b.edge].count.Load()+s.owners[b.edge].grouped.Load() >= int64(b.terms.MaxSeries):
 		f.verdict = EdgeSeriesLimit
-		b.note(f.verdict, labels, fmt.Sprintf("edge %s holds %d series, its limit: limits.series in --edges.file", s.owners[b.owner].name, b.terms.MaxSeries))
+		b.note(f.verdict, labels, fmt.Sprintf("edge %s holds %d series, its limit: limits.series in --edges.file", s.owners[b.edge].name, b.terms.MaxSeries))
 	case s.held >= s.opts.Limits.Series:
 		f.verdict = SeriesLimit
 		b.note(f.verdict, labels, fmt.Sprintf("the relay holds %d series, its limit: --limits.series", s.opts.Limits.Series))
@@ -1047,8 +1073,11 @@ func (b *Batch) Commit() Result {
 		b.apply(i)
 	}
 	b.letGo()
+	if b.group != nil && !b.crowded {
+		b.endGroup()
+	}
 	for i := range b.md {
-		s.metadata.put(b.owner, b.md[i].family, b.md[i].md)
+		s.metadata.put(b.edge, b.md[i].family, b.md[i].md)
 	}
 	return b.res
 }
@@ -1079,6 +1108,18 @@ func (b *Batch) apply(i int) {
 	}
 	ttl := e.ttl.ttl()
 	b.cur.ttl = e.ttl
+	if b.group != nil {
+		a := sample{bits: e.bits, t: e.t, received: b.received, ttl: e.ttl, deadline: deadline(e.t, b.received, b.mono, ttl, s.lag)}
+		sl.overwrite(&a)
+		if sl.owner != b.owner {
+			b.take(e.slot, sl)
+		}
+		if e.more != 0 || sl.flags&extended != 0 {
+			s.setExtra(e.slot, sl, e, b.more)
+		}
+		b.res.Stored++
+		return
+	}
 	if e.bits != staleBits && b.tooOld(e.t) {
 		b.res.ExpiredOnArrival++
 		return
@@ -1111,10 +1152,10 @@ func (b *Batch) take(id uint32, sl *slot) {
 	if sl.flags&sampled != 0 {
 		s.totals.owners.Add(1)
 	}
-	s.owners[sl.owner].count.Add(-1)
+	s.own(sl.owner, -1)
 	sl.owner = b.owner
+	s.own(b.owner, 1)
 	o := s.owners[b.owner]
-	o.count.Add(1)
 	o.mu.Lock()
 	o.list = append(o.list, id)
 	o.mu.Unlock()

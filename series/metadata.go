@@ -2,6 +2,7 @@ package series
 
 import (
 	"math/bits"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -165,6 +166,16 @@ func (v *variant) has(edge uint32) bool {
 func (m *metadata) init() {
 	m.families = map[string][]*variant{}
 	m.perEdge = map[uint32]int{}
+}
+
+// compound reports whether an edge has said that a family has buckets, sums or
+// counts.
+func (m *metadata) compound(family string) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return slices.ContainsFunc(m.families[family], func(v *variant) bool {
+		return v.Type == HistogramType || v.Type == GaugeHistogram || v.Type == Summary
+	})
 }
 
 func (m *metadata) len() int {

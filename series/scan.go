@@ -124,8 +124,9 @@ type Series struct {
 	Edge      string
 	Group     uint64 // with Query.Grouped: a number that changes from metric to metric
 
-	dict *dict
-	refs []pairID
+	group string // the key of the group that it belongs to
+	dict  *dict
+	refs  []pairID
 }
 
 // A Pair is one label. Its parts alias the store.
@@ -246,7 +247,15 @@ func (s *Store) families(c *scan) []*Family {
 		}
 	} else if owner, ok := s.ownerIDs[c.query.Edge]; ok {
 		c.owner = owner
-		members = s.ownedBy(owner)
+		var slots []uint32
+		for id, o := range s.owners {
+			if uint32(id) == owner || o.group != "" && o.edge == owner {
+				o.mu.Lock()
+				slots = append(slots, o.list...)
+				o.mu.Unlock()
+			}
+		}
+		members = s.byMetric(slots)
 	}
 	s.structure.RUnlock()
 
@@ -298,12 +307,8 @@ func (c *scan) wanted(name string) bool {
 	})
 }
 
-// ownedBy lists an owner's slots by metric. Under structure.
-func (s *Store) ownedBy(id uint32) []member {
-	o := s.owners[id]
-	o.mu.Lock()
-	list := slices.Clone(o.list)
-	o.mu.Unlock()
+// byMetric lists slots by metric. Under structure.
+func (s *Store) byMetric(list []uint32) []member {
 	slices.Sort(list)
 	list = slices.Compact(list)
 	at := map[pairID]int{}
@@ -435,7 +440,7 @@ func (e *election) liveByEdge(family string) map[uint32]int {
 				b, sl := s.slot(id)
 				b.mu.Lock()
 				if sl.live(e.mono) {
-					live[sl.owner]++
+					live[s.edgeOf(sl.owner)]++
 				}
 				b.mu.Unlock()
 			}
@@ -568,7 +573,10 @@ func (c *scan) show(f *Family, m *member, i int, id uint32) {
 	}
 	c.series = Series{
 		Name: m.name, Part: m.part, Value: math.Float64frombits(sl.bits), Time: sl.t, TTL: sl.ttl.ttl(),
-		Edge: s.owners[sl.owner].name, Group: c.group, dict: s.dict, refs: refs,
+		Edge: s.owners[s.edgeOf(sl.owner)].name, Group: c.group, dict: s.dict, refs: refs,
+	}
+	if key := s.owners[sl.owner].group; key != "" {
+		c.series.Pushed, c.series.group = true, key
 	}
 	if x := c.extras[i]; x != nil && sl.flags&extended != 0 {
 		c.series.Histogram, c.series.Exemplars, c.series.StartTime = x.histogram, x.exemplars, x.start
@@ -590,7 +598,7 @@ func (c *scan) hasBound(refs []pairID) bool {
 
 // selected reports whether a gathered slot is live and wanted. Under structure.
 func (c *scan) selected(sl *slot, m *member) ([]pairID, bool) {
-	if !sl.live(c.mono) || c.owner != math.MaxUint32 && sl.owner != c.owner {
+	if !sl.live(c.mono) || c.owner != math.MaxUint32 && c.store.edgeOf(sl.owner) != c.owner {
 		return nil, false
 	}
 	refs := c.store.refs.at(sl.refs, sl.n)

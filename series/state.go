@@ -122,7 +122,7 @@ func (d *dump) edge(id uint32) uint64 {
 		}
 		n = uint64(len(d.edges))
 		d.edges[id] = n
-		name := d.store.owners[id].name
+		name := d.store.dumpName(id)
 		d.edgeBytes = binary.AppendUvarint(d.edgeBytes, uint64(len(name)))
 		d.edgeBytes = append(d.edgeBytes, name...)
 	}
@@ -320,7 +320,7 @@ func (s *Store) loadSeries(r *reader, now time.Time) error {
 	}
 	var owners []uint32
 	for len(edgeBytes.b) > 0 && !edgeBytes.bad {
-		owners = append(owners, s.owner(string(edgeBytes.bytes())))
+		owners = append(owners, s.ownerNamed(string(edgeBytes.bytes())))
 	}
 	mono, wall := s.mono(now), now.UnixMilli()
 	var labels []byte
@@ -374,10 +374,13 @@ func (s *Store) loadOne(a *sample, x *extra, gone bool, hash uint64, labels []by
 		sl.flags |= deleted
 	}
 	if sl.owner != owner {
-		s.owners[sl.owner].count.Add(-1)
+		s.own(sl.owner, -1)
 		sl.owner = owner
-		s.owners[owner].count.Add(1)
+		s.own(owner, 1)
 		s.owners[owner].list = append(s.owners[owner].list, id)
+	}
+	if o := s.owners[owner]; !gone {
+		o.until = max(o.until, a.deadline)
 	}
 	if x != nil || sl.flags&extended != 0 {
 		s.extrasMu.Lock()

@@ -25,6 +25,7 @@ type Options struct {
 type Limits struct {
 	Series          int // 5,000,000: held, watermarks included
 	Edges           int // 10,000: told apart by name; the rest count as "other"
+	Groups          int // 100,000: of the push API
 	Labels          int // 64, at most 255
 	LabelNameBytes  int // 1,024
 	LabelValueBytes int // 4,096
@@ -39,6 +40,7 @@ func (o Options) withDefaults() Options {
 	}
 	def(&o.Limits.Series, 5_000_000)
 	def(&o.Limits.Edges, 10_000)
+	def(&o.Limits.Groups, 100_000)
 	def(&o.Limits.Labels, 64)
 	def(&o.Limits.LabelNameBytes, 1024)
 	def(&o.Limits.LabelValueBytes, 4096)
@@ -91,6 +93,9 @@ type Store struct {
 	owners    []*owner
 	ownerIDs  map[string]uint32
 
+	groupIDs   map[string]uint32 // owners that are groups, by key
+	freeOwners []uint32
+
 	extrasMu sync.Mutex
 	extras   map[uint32]*extra
 
@@ -109,12 +114,19 @@ type metric struct {
 	list []uint32 // slots; may hold freed ones until the sweep is through. Readers keep old versions
 }
 
-// An owner is an edge that wrote series.
+// An owner is an edge that wrote series, or a group that it pushed.
 type owner struct {
-	name  string
-	count atomic.Int64 // slots that it owns
-	mu    sync.Mutex   // guards list from batches; the structure lock from the sweep
-	list  []uint32     // as metric.list; also holds slots that went to another owner, and some twice
+	name    string       // of an edge
+	count   atomic.Int64 // slots that it owns
+	grouped atomic.Int64 // slots of an edge's groups
+
+	group string       // of a group: its key
+	edge  uint32       // of a group: who pushed it last. Under structure
+	pins  atomic.Int32 // batches on their way
+	until int64        // of a group: when its last series ends, monotonic ms. Under mu
+
+	mu   sync.Mutex // guards list from batches; the structure lock from the sweep
+	list []uint32   // as metric.list; also holds slots that went to another owner, and some twice
 }
 
 // An extra is what few series have: a native histogram, exemplars, a start time.
@@ -138,6 +150,7 @@ func New(opts Options) *Store {
 		dict:     &dict{seed: maphash.MakeSeed()},
 		metrics:  map[pairID]*metric{},
 		ownerIDs: map[string]uint32{},
+		groupIDs: map[string]uint32{},
 		extras:   map[uint32]*extra{},
 	}
 	s.metadata.init()
@@ -221,7 +234,7 @@ func (s *Store) create(hash uint64, labels []byte, ownerID uint32, scratch []pai
 	m.list = append(m.list, id)
 	o := s.owners[ownerID]
 	o.list = append(o.list, id)
-	o.count.Add(1)
+	s.own(ownerID, 1)
 	s.held++
 	return id, scratch
 }
@@ -254,7 +267,7 @@ func (s *Store) takeSlot() uint32 {
 func (s *Store) owner(name string) uint32 {
 	s.structure.RLock()
 	id, ok := s.ownerIDs[name]
-	if !ok && len(s.owners) >= s.opts.Limits.Edges {
+	if !ok && len(s.ownerIDs) >= s.opts.Limits.Edges {
 		id, ok = s.ownerIDs[OtherEdge]
 	}
 	s.structure.RUnlock()
@@ -263,7 +276,7 @@ func (s *Store) owner(name string) uint32 {
 	}
 	s.structure.Lock()
 	defer s.structure.Unlock()
-	if len(s.owners) >= s.opts.Limits.Edges {
+	if len(s.ownerIDs) >= s.opts.Limits.Edges {
 		name = OtherEdge
 	}
 	if id, ok := s.ownerIDs[name]; ok {
@@ -281,6 +294,7 @@ type Stats struct {
 	Held      int // slots in use, hidden watermarks included
 	Metrics   int // metric names
 	Edges     int // names of edges
+	Groups    int // of the push API
 	Pairs     int // interned label pairs
 	PairBytes int // of their packed form
 	Families  int // with metadata
@@ -293,7 +307,7 @@ func (s *Store) Stats(now time.Time) Stats {
 	for i := 0; ; i++ {
 		s.structure.RLock()
 		if i >= len(s.blocks) {
-			st.Held, st.Metrics, st.Edges = s.held, len(s.metrics), len(s.owners)
+			st.Held, st.Metrics, st.Edges, st.Groups = s.held, len(s.metrics), len(s.ownerIDs), len(s.groupIDs)
 			st.Pairs, st.PairBytes = len(s.dict.pairs)-len(s.dict.free), s.dict.live
 			s.structure.RUnlock()
 			return st

@@ -162,6 +162,7 @@ func (s *Store) tidyOwners(all bool) {
 				o.list = slices.Compact(o.list)
 			}
 		}
+		s.freeGroup(uint32(i))
 		s.structure.Unlock()
 	}
 }
@@ -192,7 +193,7 @@ func (s *Store) unlink(id uint32, sl *slot, touched map[*metric]bool) {
 		delete(s.extras, id)
 		s.extrasMu.Unlock()
 	}
-	s.owners[sl.owner].count.Add(-1)
+	s.own(sl.owner, -1)
 	*sl = slot{}
 	s.held--
 	s.freed++

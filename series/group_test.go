@@ -1,0 +1,155 @@
+package series
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// pushGroup pushes series, as name and value pairs, to the group job=job.
+func pushGroup(s *Store, now time.Time, ends GroupEnds, job string, ttl TTL, values map[string]float64) Result {
+	b := s.NewBatch(Request{Edge: "e", TTL: ttl, Received: now, Now: now, Group: &Group{Labels: packed("job", job), Ends: ends}})
+	defer b.Release()
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		b.EndFamily(name, false)
+		b.Series(packed("__name__", name, "job", job))
+		b.Float(now.UnixMilli(), values[name], 0)
+	}
+	return b.Commit()
+}
+
+func TestGroups(t *testing.T) {
+	s := New(Options{})
+	const ttl = 60_000
+	expect := func(now time.Time, want ...string) {
+		t.Helper()
+		if got := show(t, s, now, Query{}); got != strings.Join(want, "\n") {
+			t.Fatalf("shown\n%s\nwant\n%s", got, strings.Join(want, "\n"))
+		}
+	}
+	pushGroup(s, t0, EndsAll, "x", ttl, map[string]float64{"a": 1, "b": 2})
+	pushGroup(s, t0, EndsAll, "y", ttl, map[string]float64{"a": 3})
+	expect(t0, `a{job="x"} 1`, `a{job="y"} 3`, `b{job="x"} 2`)
+	// POST leaves the other families, PUT ends them; both in the same millisecond.
+	pushGroup(s, t0, EndsFamilies, "x", ttl, map[string]float64{"b": 1, "c": 5})
+	expect(t0, `a{job="x"} 1`, `a{job="y"} 3`, `b{job="x"} 1`, `c{job="x"} 5`)
+	pushGroup(s, t0, EndsAll, "x", ttl, map[string]float64{"c": 4})
+	expect(t0, `a{job="y"} 3`, `c{job="x"} 4`)
+	pushGroup(s, t0, EndsAll, "x", ttl, nil)
+	expect(t0, `a{job="y"} 3`)
+	pushGroup(s, t0, EndsAll, "x", ttl, map[string]float64{"c": 1})
+	expect(t0, `a{job="y"} 3`, `c{job="x"} 1`)
+
+	// A group owns what it wrote last.
+	push(s, at(time.Second), ttl, packed("__name__", "c", "job", "x"), at(time.Second), 9)
+	pushGroup(s, at(2*time.Second), EndsAll, "x", ttl, nil)
+	expect(at(2*time.Second), `a{job="y"} 3`, `c{job="x"} 9`)
+	// And a push wins over a sample that is ahead of it.
+	push(s, at(3*time.Second), ttl, packed("__name__", "c", "job", "x"), at(5*time.Second), 10)
+	pushGroup(s, at(4*time.Second), EndsAll, "x", ttl, map[string]float64{"c": 11})
+	expect(at(4*time.Second), `a{job="y"} 3`, `c{job="x"} 11`)
+	if got := show(t, s, at(4*time.Second), Query{Edge: "e"}); !strings.Contains(got, `c{job="x"} 11`) {
+		t.Errorf("the page of the edge lacks what it pushed: %s", got)
+	}
+
+	// Groups expire as everything does, and leave nothing behind.
+	expect(at(64 * time.Second))
+	for _, d := range []time.Duration{10 * time.Minute, 11 * time.Minute, 12 * time.Minute} {
+		s.Sweep(at(d))
+	}
+	if len(s.groupIDs) != 0 || s.held != 0 {
+		t.Errorf("%d groups and %d series are left", len(s.groupIDs), s.held)
+	}
+}
+
+// Deleted for ever though its TTL was to be: the watermark goes all the same.
+func TestDeletedGroupIsForgotten(t *testing.T) {
+	s := New(Options{})
+	pushGroup(s, t0, EndsAll, "x", Forever, map[string]float64{"a": 1})
+	pushGroup(s, at(time.Second), EndsAll, "x", 0, nil)
+	for _, d := range []time.Duration{10 * time.Minute, 11 * time.Minute, 12 * time.Minute} {
+		s.Sweep(at(d))
+	}
+	if s.held != 0 {
+		t.Error("a deleted series is kept for ever")
+	}
+}
+
+func TestGroupTTL(t *testing.T) {
+	s := New(Options{})
+	with := func(now time.Time, ends GroupEnds, ttl TTL, name string) {
+		b := s.NewBatch(Request{Edge: "e", Received: now, Now: now, Group: &Group{Labels: packed("job", "x"), Ends: ends}})
+		defer b.Release()
+		b.Series(packed("__name__", name, "job", "x"))
+		b.SetTTL(ttl)
+		b.Float(now.UnixMilli(), 1, 0)
+		b.Series(packed("__name__", "push_time_seconds", "job", "x"))
+		b.SetGroupTTL()
+		b.Float(now.UnixMilli(), 1, 0)
+		b.Commit()
+	}
+	with(t0, EndsAll, 60_000, "long")
+	with(at(30*time.Second), EndsFamilies, 10_000, "short")
+	for _, c := range []struct {
+		at   time.Duration
+		want int
+	}{{39 * time.Second, 3}, {41 * time.Second, 2}, {59 * time.Second, 2}, {60 * time.Second, 0}} {
+		if got := s.Stats(at(c.at)).Live; got != c.want {
+			t.Errorf("after %s %d series, want %d", c.at, got, c.want)
+		}
+	}
+}
+
+func TestGroupLimit(t *testing.T) {
+	s := New(Options{Limits: Limits{Groups: 1}})
+	pushGroup(s, t0, EndsAll, "x", 0, map[string]float64{"a": 1})
+	if res := pushGroup(s, t0, EndsAll, "y", 0, map[string]float64{"a": 1}); res.Refused() == 0 || !strings.Contains(res.First.Error(), "--limits.groups") {
+		t.Errorf("%+v", res)
+	}
+}
+
+// Random pushes, deletes and restarts, against a map.
+func TestGroupsAgainstAModel(t *testing.T) {
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 1))
+	s := New(Options{})
+	model := map[string]map[string]float64{}
+	for i := range 2000 {
+		now := at(time.Duration(i/3) * time.Millisecond)
+		job := fmt.Sprint("j", r.IntN(4))
+		values := map[string]float64{}
+		for range r.IntN(4) {
+			values[fmt.Sprint("m", r.IntN(6))] = float64(i)
+		}
+		ends := GroupEnds(r.IntN(2))
+		pushGroup(s, now, ends, job, 3_600_000, values)
+		if ends == EndsAll || model[job] == nil {
+			model[job] = map[string]float64{}
+		}
+		maps.Copy(model[job], values)
+		if r.IntN(100) == 0 {
+			s.Sweep(now)
+		}
+		if r.IntN(100) == 0 {
+			restarted := New(Options{})
+			if err := s.Dump(func(p []byte) error { return restarted.Load(p, now) }); err != nil {
+				t.Fatal(err)
+			}
+			s = restarted
+		}
+		var want []string
+		for job, values := range model {
+			for name, v := range values {
+				want = append(want, fmt.Sprintf("%s{job=%q} %v", name, job, v))
+			}
+		}
+		slices.Sort(want)
+		if got := show(t, s, now, Query{}); got != strings.Join(want, "\n") {
+			t.Fatalf("seed %d, push %d: shown\n%s\nwant\n%s", seed, i, got, strings.Join(want, "\n"))
+		}
+	}
+}
