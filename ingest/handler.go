@@ -96,6 +96,7 @@ type Handler struct {
 	turns    chan struct{} // bounds how many requests are decoded at once
 	decoders sync.Pool
 	clock    ownClock
+	pusher   *Pusher
 	replayed []byte // the body being replayed
 
 	draining atomic.Bool
@@ -124,6 +125,7 @@ func New(opts Options) *Handler {
 	h.room.init(opts.InflightBytes)
 	h.metrics.inflight(&h.room)
 	h.decoders.New = func() any { return &decoder{} }
+	h.pusher = &Pusher{h: h}
 	return h
 }
 
@@ -404,6 +406,8 @@ func (h *Handler) Replay(r *journal.Record) error {
 	case journal.WriteV1:
 	case journal.WriteV2:
 		v = v2
+	case journal.GroupReplace, journal.GroupMerge, journal.GroupDelete, journal.Wipe:
+		return h.pusher.replay(r)
 	default:
 		return fmt.Errorf("a record of kind %d", r.Kind)
 	}

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"net/http"
 	"strconv"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 // metrics are the handler's own. No label value is made from what a client sent.
 type metrics struct {
 	requests        *prometheus.CounterVec
+	pushes          *prometheus.CounterVec
 	refusedRequests *prometheus.CounterVec
 	refused         [series.NumReasons]prometheus.Counter
 	stored          prometheus.Counter
@@ -38,6 +40,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "relay_write_requests_total", Help: "Remote-write requests by protocol version and status code.",
 		}, []string{"protocol", "code"}),
+		pushes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "relay_push_requests_total", Help: "Requests to the push API by method and status code.",
+		}, []string{"method", "code"}),
 		refusedRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "relay_refused_requests_total", Help: "Requests of which nothing was applied, by reason.",
 		}, []string{"reason"}),
@@ -78,7 +83,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for r := series.OK + 1; r < series.NumReasons; r++ {
 		m.refused[r] = refused.WithLabelValues(r.String())
 	}
-	reg.MustRegister(m.requests, m.refusedRequests, m.bytes, m.decodedBytes, m.histograms, m.exemplars, m.created, m.overridden, m.duration, samples, refused)
+	reg.MustRegister(m.requests, m.pushes, m.refusedRequests, m.bytes, m.decodedBytes, m.histograms, m.exemplars, m.created, m.overridden, m.duration, samples, refused)
 	return m
 }
 
@@ -110,4 +115,22 @@ func (m *metrics) observe(v version, code int, res *series.Result, took time.Dur
 			m.refused[r].Add(float64(n))
 		}
 	}
+}
+
+// pushed counts a request to the push API.
+func (m *metrics) pushed(method string, code int) {
+	switch method {
+	case http.MethodPut, http.MethodPost, http.MethodDelete:
+	default:
+		method = "other"
+	}
+	m.pushes.WithLabelValues(method, strconv.Itoa(code)).Inc()
+}
+
+// observePush counts what was pushed to a group.
+func (m *metrics) observePush(res *series.Result) {
+	m.stored.Add(float64(res.Stored))
+	m.histograms.Add(float64(res.Histograms))
+	m.created.Add(float64(res.NewSeries))
+	m.overridden.Add(float64(res.Overridden))
 }

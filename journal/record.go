@@ -14,6 +14,11 @@ type Kind uint8
 const (
 	WriteV1 Kind = 1 // a remote-write 1.0 request, as received
 	WriteV2 Kind = 2 // a remote-write 2.0 request, as received
+
+	GroupReplace Kind = 3 // a push to a group that replaces it; the body in snappy's block format
+	GroupMerge   Kind = 4 // one that replaces its families
+	GroupDelete  Kind = 5 // no body
+	Wipe         Kind = 6 // of all groups; no body
 )
 
 // A Record is one accepted request, with what was decided about it.
@@ -29,13 +34,16 @@ type Record struct {
 	Dropped       string // a label that was taken off them, or ""
 	Pair, Replica string // of which replica it was, or ""
 
+	Scope, Format string // of a push to a group: whose it is, and the media type of the body
+	Group         []byte // its grouping labels, packed
+
 	Body []byte
 }
 
 // version is of the form of records. A newer relay reads older ones; a record
 // that is newer than the relay stops it.
 //
-// Version 2 has what the terms of the edge did: forced labels and the rest.
+// Version 2 has what the terms of the edge did, and pushes to groups.
 const version = 2
 
 // ErrVersion is the error for a journal that a newer relay has written.
@@ -73,7 +81,7 @@ func (r *Record) append(b []byte, p part, body []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(n-last))
 		last = n
 	}
-	for _, field := range []string{string(r.Forced), r.Dropped, r.Pair, r.Replica} {
+	for _, field := range []string{string(r.Forced), r.Dropped, r.Pair, r.Replica, r.Scope, r.Format, string(r.Group)} {
 		b = binary.AppendUvarint(b, uint64(len(field)))
 		b = append(b, field...)
 	}
@@ -114,7 +122,10 @@ func parse(b []byte) (r Record, p part, err error) {
 	if b[0] >= 2 {
 		r.Forced = append([]byte(nil), in.take(in.uvarint())...)
 		r.Dropped = string(in.take(in.uvarint()))
-		r.Pair, r.Replica = string(in.take(in.uvarint())), string(in.take(in.uvarint()))
+		for _, field := range []*string{&r.Pair, &r.Replica, &r.Scope, &r.Format} {
+			*field = string(in.take(in.uvarint()))
+		}
+		r.Group = append([]byte(nil), in.take(in.uvarint())...)
 	}
 	if id := in.take(8); len(id) == 8 {
 		p.id = binary.LittleEndian.Uint64(id)

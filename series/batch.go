@@ -516,7 +516,8 @@ func (b *Batch) rearranged(labels []byte) Verdict {
 	var ttl, duplicate string
 	var said forcedSaid
 	if b.replica == "" && b.terms.Pair != "" {
-		b.replica, b.pairName = labelValue(labels, b.terms.Dropped), labelValue(labels, b.terms.Pair)
+		b.replica, _ = LabelValue(labels, b.terms.Dropped)
+		b.pairName, _ = LabelValue(labels, b.terms.Pair)
 	}
 	b.scratch, ttl, duplicate, said = normalize(b.scratch[:0], labels, &b.terms)
 	b.verbatim = said == saidAll

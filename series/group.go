@@ -19,6 +19,8 @@ type Group struct {
 	// Ends says which of the group's series end with this push if they are not in
 	// it: all, or those of the families in it: see Batch.EndFamily.
 	Ends GroupEnds
+
+	Edge string // who pushed it last; only Store.Groups says so
 }
 
 // GroupEnds is how much of a group a push replaces.
@@ -126,6 +128,9 @@ func (b *Batch) SetTTL(ttl TTL) {
 // when the group does: with the last of its series that was pushed so far.
 func (b *Batch) SetGroupTTL() {
 	ttl := b.longest
+	if ttl == 0 {
+		ttl = b.ttl.ttl() // nothing else was pushed
+	}
 	if b.group.Ends != EndsAll {
 		b.store.structure.RLock()
 		o := b.store.owners[b.owner]
@@ -149,6 +154,25 @@ func (b *Batch) EndFamily(name string, compound bool) {
 			b.ends[name+suffix] = true
 		}
 	}
+}
+
+// Duplicate names a series that a prepared push has twice; "" if none is.
+func (b *Batch) Duplicate() string {
+	seen := make(map[uint32]bool, len(b.entries))
+	for i := range b.entries {
+		e := &b.entries[i]
+		if e.kind&(isMissing|isExemplar) != 0 {
+			continue
+		}
+		if seen[e.slot] {
+			b.store.structure.RLock()
+			defer b.store.structure.RUnlock()
+			_, sl := b.store.slot(e.slot)
+			return FormatLabels(b.store.packedLabels(sl))
+		}
+		seen[e.slot] = true
+	}
+	return ""
 }
 
 // endGroup ends what the group owns, is to be replaced and was not in the push.
@@ -224,9 +248,9 @@ func (s *Store) Groups() []Group {
 	s.structure.RLock()
 	defer s.structure.RUnlock()
 	list := make([]Group, 0, len(s.groupIDs))
-	for key := range s.groupIDs {
+	for key, id := range s.groupIDs {
 		scope, labels, _ := strings.Cut(key, groupMark)
-		list = append(list, Group{Scope: scope, Labels: []byte(labels)})
+		list = append(list, Group{Scope: scope, Labels: []byte(labels), Edge: s.owners[s.edgeOf(id)].name})
 	}
 	return list
 }

@@ -187,16 +187,27 @@ func reserved(name []byte) bool {
 	return i == 2
 }
 
-// labelValue is the value of a label in a packed set, or "".
-func labelValue(labels []byte, name string) string {
+// LabelValue finds a label in a packed set.
+func LabelValue(labels []byte, name string) (value string, ok bool) {
 	for len(labels) > 0 {
 		n, v, size := scanPair(labels)
 		if string(n) == name {
-			return string(v)
+			return string(v), true
 		}
 		labels = labels[size:]
 	}
-	return ""
+	return "", false
+}
+
+// Labels takes a packed set apart.
+func Labels(packed []byte) map[string]string {
+	out := map[string]string{}
+	for len(packed) > 0 {
+		n, v, size := scanPair(packed)
+		out[string(n)] = string(v)
+		packed = packed[size:]
+	}
+	return out
 }
 
 func countPairs(labels []byte) (n int) {

@@ -64,6 +64,19 @@ func writeJSON(w http.ResponseWriter, v any) {
 	json.NewEncoder(w).Encode(v)
 }
 
+// wipe ends all groups of the push API, as the Pushgateway's does.
+func (r *relay) wipe(w http.ResponseWriter, req *http.Request) {
+	if !r.cfg.adminAPI {
+		http.Error(w, "The admin API is not enabled: --web.enable-admin-api", http.StatusForbidden)
+		return
+	}
+	if err := r.pusher.Wipe(req.Context()); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
+}
+
 // dump hands out all state, for a checkpoint.
 func (r *relay) dump(piece func([]byte) error) error {
 	if err := r.store.Dump(piece); err != nil {

@@ -30,7 +30,10 @@ type config struct {
 	trustedProxies []netip.Prefix
 	lifecycle      bool
 
+	adminAPI bool
+
 	ttl, ttlMin, ttlMax series.TTL
+	pushTTL             series.TTL // 0: as ttl
 	lag, future         time.Duration
 	nameValidation      string
 
@@ -102,9 +105,12 @@ func newApp(cfg *config) *kingpin.Application {
 	app.Flag("web.trusted-proxies", "Addresses or CIDR blocks, comma-separated or repeated, whose X-Forwarded-For names an edge.").SetValue(prefixes{&cfg.trustedProxies})
 	app.Flag("web.enable-lifecycle", "Let POST /-/reload and /-/quit reload and stop the relay.").BoolVar(&cfg.lifecycle)
 
+	app.Flag("web.enable-admin-api", "Let PUT /api/v1/admin/wipe end all groups of the push API.").BoolVar(&cfg.adminAPI)
+
 	app.Flag("series.ttl", "How long a series lives without a newer sample, where its sender does not say (label __ttl__, header X-Relay-TTL, query ttl): a duration, seconds, or inf.").Default("5m").SetValue(ttlValue{&cfg.ttl})
 	app.Flag("series.ttl-min", "The shortest TTL that a sender is granted.").Default("1s").SetValue(ttlValue{&cfg.ttlMin})
 	app.Flag("series.ttl-max", "The longest TTL that a sender is granted.").Default("inf").SetValue(ttlValue{&cfg.ttlMax})
+	app.Flag("push.ttl", "The TTL of what the push API takes, where a push does not say; as --series.ttl by default. For batch jobs that push once: inf.").SetValue(ttlValue{&cfg.pushTTL})
 	app.Flag("series.lag-tolerance", "How much later than its own time a sample may arrive and still count as current.").Default("1m").DurationVar(&cfg.lag)
 	app.Flag("series.future-tolerance", "How far ahead of the relay's clock a sample may be; others are refused.").Default("10m").DurationVar(&cfg.future)
 
@@ -120,6 +126,7 @@ func newApp(cfg *config) *kingpin.Application {
 	app.Flag("limits.memory", "Memory that the process may use, as a size or a percentage of the cgroup's limit or the RAM: over it new series are refused, known ones go on. 0: no limit.").Default("80%").StringVar(&cfg.memory)
 	app.Flag("limits.series", "Series held, expired ones that are not forgotten yet included.").Default("5000000").IntVar(&cfg.limits.Series)
 	app.Flag("limits.edges", "Edges told apart by name; the rest count as one.").Default("10000").IntVar(&cfg.limits.Edges)
+	app.Flag("limits.groups", "Groups of the push API.").Default("100000").IntVar(&cfg.limits.Groups)
 	app.Flag("limits.labels", "Labels of a series, at most 255.").Default("64").IntVar(&cfg.limits.Labels)
 	app.Flag("limits.label-name-bytes", "Length of a label's name.").Default("1024").IntVar(&cfg.limits.LabelNameBytes)
 	app.Flag("limits.label-value-bytes", "Length of a label's value.").Default("4096").IntVar(&cfg.limits.LabelValueBytes)
@@ -185,7 +192,7 @@ func (c *config) check() error {
 		return fmt.Errorf("--limits.series-bytes=%s is not between 64B and 512KiB", c.seriesBytes)
 	}
 	for name, n := range map[string]int{
-		"--limits.series": c.limits.Series, "--limits.edges": c.limits.Edges, "--limits.label-name-bytes": c.limits.LabelNameBytes,
+		"--limits.series": c.limits.Series, "--limits.edges": c.limits.Edges, "--limits.groups": c.limits.Groups, "--limits.label-name-bytes": c.limits.LabelNameBytes,
 		"--limits.label-value-bytes": c.limits.LabelValueBytes, "--exposition.max-scrapes": c.maxScrapes,
 		"--ingest.max-connections": c.ingestConnections, "--ingest.max-connections-per-ip": c.ingestConnectionsPerIP,
 	} {

@@ -35,6 +35,7 @@ type relay struct {
 	guard    *edges.Guard // nil: no edges file
 	edges    *edges.Registry
 	ingest   *ingest.Handler
+	pusher   *ingest.Pusher
 	pages    *exposition.Handler
 	registry *prometheus.Registry
 	handler  http.Handler
@@ -95,6 +96,7 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 		Store: r.store, Registerer: r.registry, Logger: log.With("component", "ingest"),
 		RequestBytes: int64(cfg.requestBytes), InflightBytes: int64(cfg.inflightBytes), TrustedProxies: cfg.trustedProxies,
 	})
+	r.pusher = r.ingest.Pusher(cfg.pushTTL)
 	var err error
 	r.pages, err = exposition.New(exposition.Options{
 		Ready: r.replayed, Edges: r.edges,
@@ -177,6 +179,8 @@ func (r *relay) routes() http.Handler {
 	mux.Handle("/metrics", r.pages)
 	mux.HandleFunc("GET /api/v1/sd", r.discovery)
 	mux.HandleFunc("GET /api/v1/edges", r.listEdges)
+	mux.HandleFunc("GET /api/v1/metrics", r.pages.Groups)
+	mux.HandleFunc("PUT /api/v1/admin/wipe", r.wipe)
 	mux.Handle("GET /-/metrics", promhttp.InstrumentMetricHandler(r.registry, promhttp.HandlerFor(r.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})))
 	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "The relay is healthy.\n") })
 	mux.HandleFunc("GET /-/ready", func(w http.ResponseWriter, _ *http.Request) {
@@ -208,6 +212,7 @@ func (r *relay) pushRoutes(mux *http.ServeMux) {
 	for _, path := range ingest.Paths {
 		mux.Handle(path, r.ingest)
 	}
+	mux.Handle(ingest.PushPath, r.pusher)
 }
 
 // prefixed puts all paths under the prefix.

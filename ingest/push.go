@@ -1,0 +1,387 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/golang/snappy"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/prometheus/common/model"
+
+	"relay/journal"
+	"relay/series"
+)
+
+// PushPath is where the push API of the Pushgateway is, with all that is below it.
+const PushPath = "/metrics/"
+
+// A Pusher is the push API of the Pushgateway, with TTLs:
+//
+//	PUT, POST, DELETE /metrics/job/<job>{/<label>/<value>}
+//
+// PUT replaces the group that the path names, POST the families of the same name in
+// it, DELETE ends it. Bodies are text, OpenMetrics or delimited protobuf, as they are
+// or compressed with gzip, snappy (framed) or zstd. A request is applied whole or not
+// at all. It may be called concurrently, and answers as the Pushgateway does: 200 to
+// PUT and POST, 202 to DELETE, 400 with the reason; see [Handler] for 401 to 503.
+//
+// How long what was pushed lives says, the most specific first: a line
+// "#!set stale_timeout = <seconds>|null" for the families that follow it in a text
+// (from github.com/pkcakeout/pushgateway; durations, too), a label __ttl__, the header
+// X-Relay-TTL, the query parameter ttl, the edges file, the default.
+type Pusher struct {
+	h   *Handler
+	ttl series.TTL // the default; 0: the store's
+
+	// turn orders pushes: in the journal and in the store alike.
+	turn sync.Mutex
+	once sync.Once
+}
+
+// Pusher returns the push API beside a handler, with the default TTL of its own; 0
+// is the store's.
+func (h *Handler) Pusher(ttl series.TTL) *Pusher {
+	h.pusher.ttl = ttl
+	return h.pusher
+}
+
+// ServeHTTP takes one push.
+func (p *Pusher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	code, bad := http.StatusOK, (*refusal)(nil)
+	if p.h.enter() {
+		defer p.h.inflight.Done()
+		code, bad = p.take(w, r)
+	} else {
+		bad = refuse(http.StatusServiceUnavailable, "draining", "the relay is shutting down")
+	}
+	if bad != nil {
+		code = bad.code
+		p.h.metrics.refusedRequests.WithLabelValues(bad.reason).Inc()
+		p.h.log.Debug("Push refused", "remote", r.RemoteAddr, "code", code, "reason", bad.reason, "err", bad.text)
+		answer(w, r, bad)
+	} else {
+		w.WriteHeader(code)
+	}
+	p.h.metrics.pushed(r.Method, code)
+}
+
+func (p *Pusher) take(w http.ResponseWriter, r *http.Request) (int, *refusal) {
+	kind := journal.GroupMerge
+	switch r.Method {
+	case http.MethodPut:
+		kind = journal.GroupReplace
+	case http.MethodPost:
+	case http.MethodDelete:
+		kind = journal.GroupDelete
+	default:
+		return 0, refuse(http.StatusMethodNotAllowed, "method", "the push API takes PUT, POST and DELETE")
+	}
+	labels, err := groupLabels(strings.TrimPrefix(r.URL.Path, PushPath))
+	if err != nil {
+		return 0, refuse(http.StatusBadRequest, "group", "%v", err)
+	}
+	from, bad := p.h.identify(r)
+	if bad != nil {
+		return 0, bad
+	}
+	if bad := p.h.awaitReady(r.Context()); bad != nil {
+		return 0, bad
+	}
+	rec := &journal.Record{Kind: kind, Edge: from.edge, Group: labels, Forced: from.terms.Forced}
+	if from.entry != nil {
+		rec.Scope = from.edge
+	}
+	if kind == journal.GroupDelete {
+		return http.StatusAccepted, p.apply(r.Context(), rec, &from, nil)
+	}
+	body, bad := p.h.read(w, r)
+	if bad != nil {
+		return 0, bad
+	}
+	defer body.release()
+	p.h.metrics.bytes.Add(float64(len(body.bytes())))
+	select {
+	case p.h.turns <- struct{}{}:
+		defer func() { <-p.h.turns }()
+	case <-r.Context().Done():
+		return 0, refuse(http.StatusServiceUnavailable, "busy", "the client has gone")
+	}
+	raw, give, bad := p.h.inflate(r.Context(), r.Header.Get("Content-Encoding"), body.bytes())
+	if bad != nil {
+		return 0, bad
+	}
+	defer give()
+	p.h.metrics.decodedBytes.Add(float64(len(raw)))
+	rec.Format = pushFormat(r.Header.Get("Content-Type"))
+	if from.ttl == 0 {
+		if from.ttl = p.ttl; p.ttl == 0 {
+			p.once.Do(func() {
+				p.h.log.Info("A push without a TTL gets --series.ttl, and is gone after it; for batch jobs set --push.ttl=inf", "group", series.FormatLabels(labels))
+			})
+		}
+	}
+	if bad := p.apply(r.Context(), rec, &from, raw); bad != nil {
+		return 0, bad
+	}
+	return http.StatusOK, nil
+}
+
+// apply journals and applies one push, in turn.
+func (p *Pusher) apply(ctx context.Context, rec *journal.Record, from *sender, raw []byte) *refusal {
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	store := p.h.opts.Store
+	group := &series.Group{Scope: rec.Scope, Labels: rec.Group}
+	if rec.Kind == journal.GroupDelete && !store.HasGroup(group) {
+		return nil
+	}
+	now := time.Now()
+	rec.Received = now.UnixMilli()
+	batch, err := p.batch(rec, series.Request{Edge: rec.Edge, TTL: from.ttl, Received: now, Now: now, Group: group, Terms: from.terms}, raw)
+	if err != nil {
+		return refuse(http.StatusBadRequest, "malformed", "%v; nothing was changed", err)
+	}
+	defer batch.Release()
+	if bad := from.allowSamples(now, batch.Len()); bad != nil {
+		return bad
+	}
+	if res := batch.Prepare(); res.Refused() > 0 {
+		return refuse(http.StatusBadRequest, "series", "%v; nothing was changed", res.First)
+	}
+	if twice := batch.Duplicate(); twice != "" {
+		return refuse(http.StatusBadRequest, "duplicate", "%s is pushed twice in one request; nothing was changed", twice)
+	}
+	if p.h.opts.Journal != nil {
+		d := batch.Decision()
+		rec.TTL, rec.MinTTL, rec.MaxTTL = int64(d.TTL), int64(d.MinTTL), int64(d.MaxTTL)
+		if raw != nil {
+			rec.Body = snappy.Encode(nil, raw)
+		}
+		applied, err := p.h.opts.Journal.Append(ctx, rec)
+		if err != nil {
+			p.h.log.Warn("Push not taken", "err", err)
+			return refuse(http.StatusServiceUnavailable, "journal", "%v", err)
+		}
+		defer applied()
+	}
+	res := batch.Commit()
+	if rec.Kind != journal.GroupDelete {
+		p.h.saw(rec.Edge, "", "", now, &res)
+	}
+	p.h.metrics.observePush(&res)
+	return nil
+}
+
+// batch reads a push into a batch. The caller releases it.
+func (p *Pusher) batch(rec *journal.Record, req series.Request, raw []byte) (*series.Batch, error) {
+	if rec.Kind != journal.GroupMerge {
+		req.Group.Ends = series.EndsAll
+	}
+	b := p.h.opts.Store.NewBatch(req)
+	if rec.Kind == journal.GroupDelete {
+		return b, nil
+	}
+	body := pushBody{batch: b, group: rec.Group, received: rec.Received, budget: memoryFactor * int(p.h.opts.RequestBytes)}
+	if req.Recorded != nil {
+		body.budget = 1 << 40
+	}
+	if err := body.read(raw, rec.Format); err != nil {
+		b.Release()
+		return nil, err
+	}
+	return b, nil
+}
+
+// replay applies a push of the journal.
+func (p *Pusher) replay(rec *journal.Record) error {
+	if rec.Kind == journal.Wipe {
+		p.wipe(rec)
+		return nil
+	}
+	var raw []byte
+	if rec.Kind != journal.GroupDelete {
+		n, err := snappy.DecodedLen(rec.Body)
+		if err != nil || n > maxReplayed {
+			return errors.Join(err, snappy.ErrCorrupt)
+		}
+		if raw, err = snappy.Decode(nil, rec.Body); err != nil {
+			return err
+		}
+	}
+	batch, err := p.batch(rec, series.Request{
+		Edge: rec.Edge, Received: time.UnixMilli(rec.Received), Now: time.Now(), Group: &series.Group{Scope: rec.Scope, Labels: rec.Group},
+		Recorded: &series.Decision{TTL: series.TTL(rec.TTL), MinTTL: series.TTL(rec.MinTTL), MaxTTL: series.TTL(rec.MaxTTL)},
+		Terms:    series.Terms{Forced: rec.Forced},
+	}, raw)
+	if err != nil {
+		return err
+	}
+	defer batch.Release()
+	res := batch.Commit()
+	if rec.Kind != journal.GroupDelete {
+		p.h.saw(rec.Edge, "", "", time.UnixMilli(rec.Received), &res)
+	}
+	return nil
+}
+
+// Wipe ends all groups, of everybody.
+func (p *Pusher) Wipe(ctx context.Context) error {
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	rec := &journal.Record{Kind: journal.Wipe, Received: time.Now().UnixMilli()}
+	if p.h.opts.Journal != nil {
+		applied, err := p.h.opts.Journal.Append(ctx, rec)
+		if err != nil {
+			return err
+		}
+		defer applied()
+	}
+	p.wipe(rec)
+	return nil
+}
+
+func (p *Pusher) wipe(rec *journal.Record) {
+	store := p.h.opts.Store
+	for _, g := range store.Groups() {
+		g.Ends = series.EndsAll
+		b := store.NewBatch(series.Request{
+			Edge: g.Edge, Received: time.UnixMilli(rec.Received), Now: time.Now(), Group: &g,
+			Recorded: &series.Decision{TTL: 1, MinTTL: 1, MaxTTL: series.Forever},
+		})
+		b.Commit()
+		b.Release()
+	}
+}
+
+// groupLabels reads the grouping key of a path, as the Pushgateway does, into
+// canonical packed form.
+func groupLabels(path string) ([]byte, error) {
+	parts := strings.Split(path, "/")
+	if len(parts)%2 != 0 {
+		return nil, fmt.Errorf("the path has an odd number of parts behind %s: want job/<job>{/<label>/<value>}", PushPath)
+	}
+	labels := map[string]string{}
+	for i := 0; i < len(parts); i += 2 {
+		name, encoded := strings.CutSuffix(parts[i], "@base64")
+		value := parts[i+1]
+		if i == 0 && name != "job" {
+			return nil, fmt.Errorf("the path begins with %.60q: want job", parts[0])
+		}
+		if unescaped := model.UnescapeName(name, model.ValueEncodingEscaping); strings.HasPrefix(name, "U__") {
+			name = unescaped
+		}
+		if !model.UTF8Validation.IsValidLabelName(name) || strings.HasPrefix(name, "__") {
+			return nil, fmt.Errorf("improper label name %.60q", name)
+		}
+		if encoded {
+			raw, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(value, "="))
+			if err != nil {
+				return nil, fmt.Errorf("invalid base64 encoding for label %s=%.60q: %v", name, value, err)
+			}
+			value = string(raw)
+		}
+		if _, twice := labels[name]; twice && name == "job" {
+			continue // the first part is the job
+		}
+		labels[name] = value
+	}
+	if labels["job"] == "" {
+		return nil, errors.New("job name is required")
+	}
+	names := make([]string, 0, len(labels))
+	for name := range labels {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	var packed []byte
+	for _, name := range names {
+		packed = series.AppendPair(packed, name, labels[name])
+	}
+	return packed, nil
+}
+
+// The formats of a body, as the journal calls them.
+const (
+	formatText        = "text/plain"
+	formatOpenMetrics = "application/openmetrics-text"
+	formatProtobuf    = "application/vnd.google.protobuf"
+)
+
+// pushFormat is the format of a Content-Type. An unknown one is text: curl sends a
+// form's.
+func pushFormat(contentType string) string {
+	media, params, err := mime.ParseMediaType(contentType)
+	switch {
+	case err != nil:
+	case media == formatOpenMetrics:
+		return formatOpenMetrics
+	case media == formatProtobuf && params["encoding"] == "delimited" && params["proto"] == "io.prometheus.client.MetricFamily":
+		return formatProtobuf
+	}
+	return formatText
+}
+
+// inflate undoes the compression of a body; give returns the room that it takes.
+// Unknown encodings are none, as in the Pushgateway.
+func (h *Handler) inflate(ctx context.Context, encoding string, body []byte) (raw []byte, give func(), bad *refusal) {
+	var in io.Reader
+	var err error
+	switch strings.ToLower(strings.TrimSpace(encoding)) {
+	case "gzip":
+		in, err = gzip.NewReader(bytes.NewReader(body))
+	case "snappy":
+		in = snappy.NewReader(bytes.NewReader(body))
+	case "zstd":
+		var d *zstd.Decoder
+		if d, err = zstd.NewReader(bytes.NewReader(body), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(uint64(h.opts.RequestBytes)), zstd.WithDecoderMaxWindow(8<<20)); err == nil {
+			defer d.Close()
+			in = d
+		}
+	default:
+		return body, func() {}, nil
+	}
+	undone := func(err error) *refusal {
+		return refuse(http.StatusBadRequest, "content_encoding", "cannot undo Content-Encoding %.20q: %v", encoding, err)
+	}
+	if err != nil {
+		return nil, nil, undone(err)
+	}
+	room := int64(0)
+	give = func() { h.room.give(room) }
+	const chunk = 256 << 10
+	for {
+		if int64(len(raw)) > h.opts.RequestBytes {
+			give()
+			return nil, nil, refuse(http.StatusBadRequest, "decoded_bytes", "the body is over %d bytes when decoded: --limits.request-bytes", h.opts.RequestBytes)
+		}
+		if cap(raw)-len(raw) < chunk {
+			more := int64(max(chunk, cap(raw)))
+			if !h.room.take(ctx, more) {
+				give()
+				return nil, nil, errFull
+			}
+			room += more
+			raw = slices.Grow(raw, int(more))
+		}
+		n, err := in.Read(raw[len(raw):cap(raw)])
+		raw = raw[:len(raw)+n]
+		switch {
+		case err == io.EOF && int64(len(raw)) <= h.opts.RequestBytes:
+			return raw, give, nil
+		case err != nil && err != io.EOF:
+			give()
+			return nil, nil, undone(err)
+		}
+	}
+}
