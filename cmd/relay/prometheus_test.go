@@ -38,10 +38,14 @@ func TestMain(m *testing.M) {
 	)
 }
 
-// startRelay serves a relay with these flags until the test ends.
-func startRelay(t *testing.T, flags ...string) (url string, r *relay) {
+// startRelay serves a relay with these flags, without a journal unless they say
+// where, until the test ends.
+func startRelay(t testing.TB, flags ...string) (url string, r *relay) {
 	t.Helper()
-	cfg, _, err := parseFlags(append([]string{"--journal=off"}, flags...), io.Discard)
+	if !strings.Contains(strings.Join(flags, " "), "--journal.path=") {
+		flags = append(flags, "--journal=off")
+	}
+	cfg, _, err := parseFlags(flags, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,6 +53,7 @@ func startRelay(t *testing.T, flags ...string) (url string, r *relay) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { r.close() })
 	if err := r.start(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/textparse"
+)
+
+// TestProcessPush points what pushes to a Pushgateway at the relay's binary.
+func TestProcessPush(t *testing.T) {
+	if os.Getenv("RELAY_E2E") == "" {
+		t.Skip("set RELAY_E2E=1, with the programs that CONTRIBUTING.md names")
+	}
+	t.Run("Pushgateway", besideAPushgateway)
+	t.Run("Python", func(t *testing.T) {
+		base := startBinary(t)
+		out, err := exec.Command("/usr/bin/python3", "-c", `
+import sys
+from prometheus_client import CollectorRegistry, Gauge, Histogram, push_to_gateway, pushadd_to_gateway, delete_from_gateway
+url = sys.argv[1]
+r = CollectorRegistry()
+Gauge('job_last_success_unixtime', 'Last time a batch job successfully finished', registry=r).set(42)
+push_to_gateway(url, job='batch/A', registry=r)
+more = CollectorRegistry()
+Histogram('job_seconds', 'How long', registry=more).observe(3)
+pushadd_to_gateway(url, job='batch/A', registry=more)
+push_to_gateway(url, job='gone', registry=r)
+delete_from_gateway(url, job='gone')
+`, base).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s (apt-get install python3-prometheus-client)", err, out)
+		}
+		waitForPage(t, base, `job_last_success_unixtime{job="batch/A",instance=""} 42`, `job_seconds_count{job="batch/A",instance=""} 1`, "# TYPE job_seconds histogram")
+		if page := getPage(t, base+"/metrics"); strings.Contains(page, `job="gone"`) {
+			t.Error("a group that was deleted is shown")
+		}
+	})
+	t.Run("Node", func(t *testing.T) {
+		base := startBinary(t)
+		modules := filepath.Dir(tool(t, "node/node_modules"))
+		cmd := exec.Command("node", "-e", `
+const client = require('prom-client');
+new client.Counter({name: 'jobs_total', help: 'Jobs'}).inc(7);
+const gateway = new client.Pushgateway(process.argv[1], {timeout: 5000});
+(async () => {
+  await gateway.push({jobName: 'node', groupings: {shop: '17'}});
+  await gateway.pushAdd({jobName: 'node', groupings: {shop: '18'}});
+  await gateway.delete({jobName: 'node', groupings: {shop: '18'}});
+})().catch(e => { console.error(e); process.exit(1); });
+`, base)
+		cmd.Dir = modules
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		waitForPage(t, base, `jobs_total{job="node",shop="17",instance=""} 7`)
+	})
+	t.Run("curl", func(t *testing.T) {
+		base := startBinary(t)
+		sh := func(script string) string {
+			t.Helper()
+			out, err := exec.Command("sh", "-euc", strings.ReplaceAll(script, "http://pushgateway.example.org:9091", base)).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			return string(out)
+		}
+		// As in the README of the Pushgateway.
+		sh(`echo "some_metric 3.14" | curl -sf --data-binary @- http://pushgateway.example.org:9091/metrics/job/some_job`)
+		sh(`cat <<EOF | curl -sf --data-binary @- http://pushgateway.example.org:9091/metrics/job/some_job/instance/some_instance
+# TYPE some_metric counter
+some_metric{label="val1"} 42
+# TYPE another_metric gauge
+# HELP another_metric Just an example.
+another_metric 2398.283
+EOF`)
+		// As in that of the fork with timeouts.
+		sh(`cat <<EOF | curl -sf --data-binary @- http://pushgateway.example.org:9091/metrics/job/timeouts
+#!set stale_timeout = 2
+short_lived 1
+#!set stale_timeout = null
+long_lived 1
+EOF`)
+		waitForPage(t, base, `some_metric{job="some_job",instance=""} 3.14`, `some_metric{instance="some_instance",job="some_job",label="val1"} 42`,
+			`another_metric{instance="some_instance",job="some_job"} 2398.283`, "# HELP another_metric Just an example.", `short_lived{`, `long_lived{`)
+		sh(`curl -sf -X DELETE http://pushgateway.example.org:9091/metrics/job/some_job/instance/some_instance`)
+		// Nobody pushes or looks; what has timed out is not there.
+		time.Sleep(2100 * time.Millisecond)
+		page := getPage(t, base+"/metrics")
+		if strings.Contains(page, "short_lived") || strings.Contains(page, "another_metric") || !strings.Contains(page, `long_lived{job="timeouts",instance=""} 1`) {
+			t.Errorf("the page is\n%s", page)
+		}
+		if out := sh(`curl -sf http://pushgateway.example.org:9091/api/v1/metrics`); !strings.Contains(out, `"long_lived":{"time_stamp":`) || !strings.Contains(out, `"labels":{"job":"timeouts"}`) {
+			t.Errorf("/api/v1/metrics: %s", out)
+		}
+	})
+}
+
+// The same pushes end in the same page, here and at a real Pushgateway.
+func besideAPushgateway(t *testing.T) {
+	base := startBinary(t, "--push.ttl=inf")
+	address := freeAddress(t)
+	start(t, "/usr/bin/prometheus-pushgateway", "--web.listen-address="+address, "--push.disable-consistency-check")
+	theirs := "http://" + address
+	waitFor(t, "the Pushgateway", func() bool { return status(theirs+"/-/ready") == 200 })
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 1))
+	// A family has one type everywhere: of two, the pages show what came first and
+	// what most series are.
+	families := []string{
+		"# TYPE c%[1]d_total counter\n# HELP c%[1]d_total Help of c.\nc%[1]d_total{l=\"%[2]d\"} %[3]d\n",
+		"# TYPE g%[1]d gauge\ng%[1]d{l=\"%[2]d\"} %[3]d\ng%[1]d{l=\"more\",instance=\"body\"} %[3]d\n",
+		"u%[1]d{job=\"overridden\"} %[3]d\n",
+		"# TYPE h%[1]d histogram\nh%[1]d_bucket{le=\"0.5\"} 1\nh%[1]d_bucket{le=\"+Inf\"} %[3]d\nh%[1]d_sum 4\nh%[1]d_count %[3]d\n",
+		"# TYPE s%[1]d summary\ns%[1]d{quantile=\"0.9\"} %[3]d\ns%[1]d_sum 4\ns%[1]d_count 2\n",
+		"n%[1]d NaN\n",
+	}
+	bad := []string{"a{ 1\n", "a x\n", "# TYPE a nonsense\na 1\n", "{} 1\n", "a{l=x} 1\n", "1a 2\n"}
+	groups := []string{"/metrics/job/x", "/metrics/job/x/instance/i", "/metrics/job@base64/eC95", "/metrics/job/y/shop/1/floor/2", "/metrics/job/y/floor/2/shop/1", "/metrics/job/y/shop@base64/="}
+	for i := range 1000 {
+		method := []string{"PUT", "POST", "POST", "DELETE"}[r.IntN(4)]
+		path := groups[r.IntN(len(groups))]
+		var body strings.Builder
+		for _, f := range r.Perm(len(families))[:r.IntN(4)] {
+			fmt.Fprintf(&body, families[f], r.IntN(3), r.IntN(3), i)
+		}
+		if r.IntN(6) == 0 {
+			body.WriteString(bad[r.IntN(len(bad))])
+		}
+		if r.IntN(60) == 0 {
+			path += "/odd"
+		}
+		var codes [2]int
+		for k, to := range []string{base, theirs} {
+			req, err := http.NewRequest(method, to+path, strings.NewReader(body.String()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+			codes[k] = res.StatusCode
+		}
+		if (codes[0] < 300) != (codes[1] < 300) {
+			t.Fatalf("seed %d, push %d: %s %s is answered %d, by the Pushgateway %d:\n%s", seed, i, method, path, codes[0], codes[1], body.String())
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	// The Pushgateway queues deletes.
+	waitFor(t, fmt.Sprintf("the same page (seed %d)", seed), func() bool {
+		ours, its := parsed(t, getPage(t, base+"/metrics")), parsed(t, getPage(t, theirs+"/metrics"))
+		if slices.Equal(ours, its) {
+			return len(ours) > 20
+		}
+		t.Logf("%d and %d series and types; ours alone: %q; theirs alone: %q", len(ours), len(its), without(ours, its), without(its, ours))
+		return false
+	})
+}
+
+func without(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
+}
+
+// parsed reads a page as Prometheus does: series with their values, and types. A
+// gateway's own metrics and times are left out.
+func parsed(t *testing.T, page string) []string {
+	t.Helper()
+	own := func(name string) bool {
+		return slices.ContainsFunc([]string{"go_", "process_", "pushgateway_", "push_", "promhttp_"}, func(p string) bool { return strings.HasPrefix(name, p) })
+	}
+	out := map[string]bool{}
+	p := textparse.NewPromParser([]byte(page), labels.NewSymbolTable(), false)
+	for {
+		entry, err := p.Next()
+		if err == io.EOF {
+			return slices.Sorted(maps.Keys(out))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch entry {
+		case textparse.EntrySeries:
+			_, _, v := p.Series()
+			var l labels.Labels
+			p.Labels(&l)
+			if !own(l.Get("__name__")) {
+				out[fmt.Sprint(l, " ", v)] = true
+			}
+		case textparse.EntryType:
+			name, kind := p.Type()
+			if !own(string(name)) && kind != "unknown" {
+				out[fmt.Sprintf("%s is a %s", name, kind)] = true
+			}
+		}
+	}
+}
+
+// A hundred clients with 15,000 series each push at once: each costs its own push,
+// not all that is held. The Pushgateway needs minutes there (its issue 313).
+func BenchmarkPushAtOnce(b *testing.B) {
+	base, _ := startRelay(b, "--journal.path="+b.TempDir())
+	bodies := make([][]byte, 100)
+	for i := range bodies {
+		var body bytes.Buffer
+		for j := range 15_000 {
+			fmt.Fprintf(&body, "metric_%d{l=\"%d\"} %d\n", j%100, j, i)
+		}
+		bodies[i] = body.Bytes()
+	}
+	for b.Loop() {
+		var mu sync.Mutex
+		var took []time.Duration
+		var all sync.WaitGroup
+		for i, body := range bodies {
+			all.Go(func() {
+				begun := time.Now()
+				res, err := http.Post(fmt.Sprintf("%s/metrics/job/j%d", base, i), "text/plain", bytes.NewReader(body))
+				if err != nil || res.StatusCode != 200 {
+					b.Error(err, res)
+					return
+				}
+				res.Body.Close()
+				mu.Lock()
+				took = append(took, time.Since(begun))
+				mu.Unlock()
+			})
+		}
+		all.Wait()
+		slices.Sort(took)
+		if len(took) > 0 {
+			b.ReportMetric(took[len(took)*99/100].Seconds(), "p99-s")
+		}
+	}
+}
