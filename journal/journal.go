@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -35,6 +36,7 @@ type Journal struct {
 	engineMu sync.RWMutex
 	engine   *engine // nil while it is being reopened
 	broken   chan struct{}
+	ended    atomic.Bool
 	closing  chan struct{}
 	closed   sync.WaitGroup
 
@@ -79,8 +81,12 @@ func Open(opts Options) (*Journal, error) {
 	return j, nil
 }
 
-// Close stops the engine. Appends that are on their way fail.
+// Close stops the engine. Appends that are on their way fail. A second call does
+// nothing.
 func (j *Journal) Close() error {
+	if j.ended.Swap(true) {
+		return nil
+	}
 	close(j.closing)
 	j.closed.Wait()
 	j.engineMu.Lock()

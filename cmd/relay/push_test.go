@@ -260,3 +260,66 @@ func BenchmarkPushAtOnce(b *testing.B) {
 		}
 	}
 }
+
+// What was pushed to groups outlives a restart, with a checkpoint at any moment or
+// none; what was deleted stays so.
+func TestGroupsOutliveRestarts(t *testing.T) {
+	for checkpoint := range 6 {
+		path := t.TempDir()
+		var base string
+		var r *relay
+		restart := func() {
+			t.Helper()
+			if r != nil {
+				if err := r.close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			base, r = startRelay(t, "--journal.path="+path)
+		}
+		do := func(method, group, body string) {
+			t.Helper()
+			req, err := http.NewRequest(method, base+"/metrics/job/"+group, strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Close = true
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+			if res.StatusCode >= 300 {
+				t.Fatalf("%s %s: %d", method, group, res.StatusCode)
+			}
+		}
+		restart()
+		steps := []func(){
+			func() { do("POST", "x", "a 1\n") },
+			func() { do("POST", "x", "b 2\n") },
+			func() { do("PUT", "gone", "#!set stale_timeout = null\na 3\n") },
+			func() { do("DELETE", "gone", "") },
+			func() { do("PUT", "x?ttl=24h", "b 4\nc 5\n") },
+		}
+		for i, step := range steps {
+			if i == checkpoint {
+				if err := r.journal.Checkpoint(t.Context(), r.dump); err != nil {
+					t.Fatal(err)
+				}
+			}
+			step()
+		}
+		want := []string{`{__name__="b", job="x"} 4`, `{__name__="c", job="x"} 5`}
+		for round := range 3 {
+			if got := parsed(t, getPage(t, base+"/metrics")); !slices.Equal(got, want) {
+				t.Errorf("checkpoint at %d, restart %d: %q, want %q", checkpoint, round, got, want)
+			}
+			if round == 1 {
+				if err := r.journal.Checkpoint(t.Context(), r.dump); err != nil {
+					t.Fatal(err)
+				}
+			}
+			restart()
+		}
+	}
+}
