@@ -20,8 +20,11 @@ import (
 	"relay/series"
 )
 
-// config is what the flags say.
+// config is what the command line says.
 type config struct {
+	command string // serve, or what else the relay is asked to do
+	client  client
+
 	log promslog.Config
 	web *web.FlagConfig
 
@@ -146,22 +149,29 @@ func newApp(cfg *config) *kingpin.Application {
 	app.Flag("exposition.lookback", "The lookback of the Prometheus that scrapes the relay (its --query.lookback-delta).").Default("5m").DurationVar(&cfg.lookback)
 	app.Flag("exposition.max-scrapes", "Scrapes that are answered at a time; more of them wait.").Default("4").IntVar(&cfg.maxScrapes)
 	logflag.AddFlags(app, &cfg.log)
+	addCommands(app, cfg)
 	return app
 }
 
-// parseFlags reads the command line; done says that it only asked for --help or
-// --version, which has been answered.
+// parseFlags reads the command line; done says that it only asked for --help,
+// --version or the like, which has been answered.
 func parseFlags(args []string, stdout io.Writer) (cfg *config, done bool, err error) {
 	cfg = &config{}
 	app := newApp(cfg)
 	app.UsageWriter(stdout)
-	app.Terminate(func(int) { done = true })
-	_, err = app.Parse(args)
+	app.ErrorWriter(io.Discard) // errors are returned
+	app.Terminate(func(code int) {
+		if done = true; code != 0 {
+			err = errors.New("no such command")
+		}
+	})
+	command, parseErr := app.Parse(completable(args))
 	if done {
-		return nil, true, nil
+		return nil, err == nil, err
 	}
-	if err != nil {
-		return nil, false, err
+	cfg.command = command
+	if parseErr != nil || cfg.remote() {
+		return cfg, false, parseErr
 	}
 	return cfg, false, cfg.check()
 }

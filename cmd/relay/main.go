@@ -1,5 +1,6 @@
 // The relay takes Prometheus remote write and shows the live series on /metrics,
-// each for as long as its TTL says.
+// each for as long as its TTL says. Its other commands check a configuration and ask
+// a running relay.
 package main
 
 import (
@@ -34,9 +35,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if done {
 		return exitOK
 	}
+	if checking(args) {
+		return checkConfig(cfg, err, stdout, stderr)
+	}
 	if err != nil {
 		fmt.Fprintf(stderr, "relay: %v (see --help)\n", err)
 		return exitUsage
+	}
+	if cfg.remote() {
+		if err := cfg.client.run(ctx, cfg.command, stdout); err != nil {
+			fmt.Fprintf(stderr, "relay: %v\n", err)
+			return exitFailed
+		}
+		return exitOK
 	}
 	cfg.log.Writer = stderr
 	log := promslog.New(&cfg.log)
