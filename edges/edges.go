@@ -124,6 +124,42 @@ func (r *Registry) List(now time.Time) []Edge {
 	return list
 }
 
+// A Count is how many edges there are in each state.
+type Count struct {
+	Live   int
+	Late   int // live, and past half its TTL
+	Silent int // those of the file that were never seen included
+}
+
+// Count counts what List lists.
+func (r *Registry) Count(now time.Time) (n Count) {
+	named := r.named()
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for name, s := range r.edges {
+		enabled, in := named[name]
+		delete(named, name)
+		at, ever := s.silentAt()
+		switch {
+		case in && !enabled, ever && !in && now.Sub(at) > r.retention:
+		case !ever:
+			n.Live++
+		case !now.Before(at):
+			n.Silent++
+		case at.Sub(now) < time.Duration(s.TTL)*time.Millisecond/2:
+			n.Late++
+		default:
+			n.Live++
+		}
+	}
+	for _, enabled := range named {
+		if enabled {
+			n.Silent++
+		}
+	}
+	return n
+}
+
 // The first byte of a piece of state that is this package's: what was seen, and
 // who was elected.
 const (

@@ -34,6 +34,26 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+func TestCount(t *testing.T) {
+	r := New(time.Hour, 10, nil)
+	t0 := time.UnixMilli(1_700_000_000_000)
+	r.Saw("shop", t0, 90_000)
+	r.Saw("ship", t0, 30_000)
+	r.Saw("batch", t0, math.MaxInt64)
+	for _, c := range []struct {
+		after time.Duration
+		want  Count
+	}{
+		{0, Count{Live: 3}}, {16 * time.Second, Count{Live: 2, Late: 1}}, {30 * time.Second, Count{Live: 2, Silent: 1}},
+		{45 * time.Second, Count{Live: 2, Silent: 1}}, {46 * time.Second, Count{Live: 1, Late: 1, Silent: 1}},
+		{2 * time.Minute, Count{Live: 1, Silent: 2}}, {time.Hour + time.Minute, Count{Live: 1, Silent: 1}},
+	} {
+		if got := r.Count(t0.Add(c.after)); got != c.want {
+			t.Errorf("after %s: %+v, want %+v", c.after, got, c.want)
+		}
+	}
+}
+
 func TestLimit(t *testing.T) {
 	r := New(time.Hour, 2, nil)
 	now := time.Now()

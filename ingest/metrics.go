@@ -80,6 +80,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "relay_refused_samples_total", Help: "Samples and exemplars refused, by reason.",
 	}, []string{"reason"})
+	// From the start, so that the first one is an increase: these are the relay's own
+	// fault, and there are alerts on them.
+	for _, reason := range []string{"busy", "draining", "inflight_bytes", "journal", "own_clock", "starting"} {
+		m.refusedRequests.WithLabelValues(reason)
+	}
 	for r := series.OK + 1; r < series.NumReasons; r++ {
 		m.refused[r] = refused.WithLabelValues(r.String())
 	}

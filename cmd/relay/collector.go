@@ -5,13 +5,17 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"relay/edges"
 	"relay/series"
 )
 
-// storeCollector shows the state of the store.
-type storeCollector struct {
-	store *series.Store
-	limit int
+// stateCollector shows the state of the store and of the edges, and how near they
+// are to their limits.
+type stateCollector struct {
+	store  *series.Store
+	edges  *edges.Registry
+	limits series.Limits
+	memory int64 // bytes; 0: no limit
 }
 
 func desc(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
@@ -22,9 +26,14 @@ var (
 	limitDesc     = desc("relay_series_limit", "The most that relay_series_held may be.")
 	metricsDesc   = desc("relay_metric_names", "Metric names in memory.")
 	edgesDesc     = desc("relay_edges", "Edges that wrote series.")
+	edgesMaxDesc  = desc("relay_edges_limit", "The most that relay_edges may be; the rest count as one.")
+	memoryDesc    = desc("relay_memory_used_bytes", "Memory that counts against relay_memory_limit_bytes.")
+	memoryMaxDesc = desc("relay_memory_limit_bytes", "The most that relay_memory_used_bytes is to be: new series are refused from 90 % of it on. 0: no limit.")
 	pairsDesc     = desc("relay_label_pairs", "Label pairs in memory, each held once.")
 	pairBytesDesc = desc("relay_label_pair_bytes", "Bytes of the label pairs.")
 	familiesDesc  = desc("relay_metadata_families", "Metric families with metadata.")
+
+	seenDesc = prometheus.NewDesc("relay_edges_seen", "Edges that are remembered or in the edges file, by state: live, late (past half its TTL), silent (past all of it, or never seen).", []string{"state"}, nil)
 
 	expiredDesc   = desc("relay_series_expired_total", "Series whose TTL has passed, counted by the sweep.")
 	endedDesc     = desc("relay_series_ended_total", "Live series that were ended by a stale marker.")
@@ -33,16 +42,22 @@ var (
 	conflictsDesc = desc("relay_metadata_conflicts_total", "Families that were declared with a second type.")
 )
 
-func (c *storeCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{liveDesc, heldDesc, limitDesc, metricsDesc, edgesDesc, pairsDesc, pairBytesDesc, familiesDesc, expiredDesc, endedDesc, forgottenDesc, ownerDesc, conflictsDesc} {
+func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{liveDesc, heldDesc, limitDesc, metricsDesc, edgesDesc, edgesMaxDesc, seenDesc, memoryDesc, memoryMaxDesc, pairsDesc, pairBytesDesc, familiesDesc, expiredDesc, endedDesc, forgottenDesc, ownerDesc, conflictsDesc} {
 		ch <- d
 	}
 }
 
-func (c *storeCollector) Collect(ch chan<- prometheus.Metric) {
-	st, n := c.store.Stats(time.Now()), c.store.Counters()
+func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
+	now := time.Now()
+	st, n := c.store.Stats(now), c.store.Counters()
+	seen := c.edges.Count(now)
+	for state, n := range map[string]int{"live": seen.Live, "late": seen.Late, "silent": seen.Silent} {
+		ch <- prometheus.MustNewConstMetric(seenDesc, prometheus.GaugeValue, float64(n), state)
+	}
 	for d, v := range map[*prometheus.Desc]int{
-		liveDesc: st.Live, heldDesc: st.Held, limitDesc: c.limit, metricsDesc: st.Metrics, edgesDesc: st.Edges,
+		liveDesc: st.Live, heldDesc: st.Held, limitDesc: c.limits.Series, metricsDesc: st.Metrics, edgesDesc: st.Edges, edgesMaxDesc: c.limits.Edges,
+		memoryDesc: int(memoryUsed()), memoryMaxDesc: int(c.memory),
 		pairsDesc: st.Pairs, pairBytesDesc: st.PairBytes, familiesDesc: st.Families,
 	} {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v))

@@ -76,9 +76,13 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 		r.guard = g
 	}
 	r.edges = edges.New(cfg.edgesRetention, cfg.limits.Edges, r.guard)
+	memory, err := memoryLimit(cfg.memory)
+	if err != nil {
+		return nil, err
+	}
 	r.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		versioncollector.NewCollector("relay"), &storeCollector{store: r.store, limit: cfg.limits.Series},
+		versioncollector.NewCollector("relay"), &stateCollector{store: r.store, edges: r.edges, limits: cfg.limits, memory: memory},
 	)
 	var kept ingest.Journal
 	if cfg.journal != "off" {
@@ -97,7 +101,6 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 		RequestBytes: int64(cfg.requestBytes), InflightBytes: int64(cfg.inflightBytes), TrustedProxies: cfg.trustedProxies,
 	})
 	r.pusher = r.ingest.Pusher(cfg.pushTTL)
-	var err error
 	r.pages, err = exposition.New(exposition.Options{
 		Ready: r.replayed, Edges: r.edges,
 		Store: r.store, Registerer: r.registry, Logger: log.With("component", "exposition"),
