@@ -1,7 +1,6 @@
 package exposition
 
 import (
-	"encoding/json"
 	"net/http"
 	"slices"
 	"strconv"
@@ -29,9 +28,7 @@ func (h *Handler) Groups(w http.ResponseWriter, r *http.Request) {
 	for _, key := range keys {
 		data = append(data, v.groups[key])
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	json.NewEncoder(w).Encode(map[string]any{"status": "success", "data": data})
+	writeEnvelope(w, http.StatusOK, map[string]any{"status": "success", "data": data})
 }
 
 // groupVisitor gathers the series of groups.

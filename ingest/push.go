@@ -23,8 +23,10 @@ import (
 	"relay/series"
 )
 
-// PushPath is where the push API of the Pushgateway is, with all that is below it.
-const PushPath = "/metrics/"
+// PushPaths are where the push API of the Pushgateway is, with all that is below them.
+var PushPaths = []string{pushRoot + "job/", pushRoot + "job@base64/"}
+
+const pushRoot = "/metrics/"
 
 // A Pusher is the push API of the Pushgateway, with TTLs:
 //
@@ -87,7 +89,7 @@ func (p *Pusher) take(w http.ResponseWriter, r *http.Request) (int, *refusal) {
 	default:
 		return 0, refuse(http.StatusMethodNotAllowed, "method", "the push API takes PUT, POST and DELETE")
 	}
-	labels, err := groupLabels(strings.TrimPrefix(r.URL.Path, PushPath))
+	labels, err := groupLabels(strings.TrimPrefix(r.URL.Path, pushRoot))
 	if err != nil {
 		return 0, refuse(http.StatusBadRequest, "group", "%v", err)
 	}
@@ -269,7 +271,7 @@ func (p *Pusher) wipe(rec *journal.Record) {
 func groupLabels(path string) ([]byte, error) {
 	parts := strings.Split(path, "/")
 	if len(parts)%2 != 0 {
-		return nil, fmt.Errorf("the path has an odd number of parts behind %s: want job/<job>{/<label>/<value>}", PushPath)
+		return nil, fmt.Errorf("the path has an odd number of parts behind %s: want job/<job>{/<label>/<value>}", pushRoot)
 	}
 	labels := map[string]string{}
 	for i := 0; i < len(parts); i += 2 {

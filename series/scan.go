@@ -117,6 +117,7 @@ type Series struct {
 	Value     float64 // not of a native histogram
 	Time      int64   // of the sample, ms
 	TTL       TTL
+	Left      TTL // until it expires, ms; Forever: it does not
 	Pushed    bool  // belongs to a group of the push API
 	StartTime int64 // ms; 0 unknown
 	Histogram *Histogram
@@ -572,8 +573,11 @@ func (c *scan) show(f *Family, m *member, i int, id uint32) {
 		c.v.BeginFamily(f)
 	}
 	c.series = Series{
-		Name: m.name, Part: m.part, Value: math.Float64frombits(sl.bits), Time: sl.t, TTL: sl.ttl.ttl(),
+		Name: m.name, Part: m.part, Value: math.Float64frombits(sl.bits), Time: sl.t, TTL: sl.ttl.ttl(), Left: Forever,
 		Edge: s.owners[s.edgeOf(sl.owner)].name, Group: c.group, dict: s.dict, refs: refs,
+	}
+	if sl.deadline != math.MaxInt64 {
+		c.series.Left = TTL(sl.deadline - c.mono)
 	}
 	if key := s.owners[sl.owner].group; key != "" {
 		c.series.Pushed, c.series.group = true, key

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -63,4 +64,54 @@ func TestDiscovery(t *testing.T) {
 	if !strings.Contains(string(text), `{"status":"success","data":[`) && !strings.Contains(string(text), `"name":"shop-17"`) {
 		t.Errorf("%s", text)
 	}
+}
+
+// The series of a selector, with what is left of their lives, for people and for
+// the command line.
+func TestSeriesAPI(t *testing.T) {
+	base, _ := startRelay(t)
+	res, err := http.Post(base+"/metrics/job/x?ttl=inf", "", strings.NewReader("# TYPE a counter\na{l=\"<b>\"} 7\na{l=\"2\"} 8\nb 1\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	pushOne(t, base, "up", 1)
+	get := func(query string) (code int, body string) {
+		t.Helper()
+		res, err := http.Get(base + "/api/v1/series?" + query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode, string(text)
+	}
+	for _, c := range []struct {
+		query string
+		code  int
+		wants []string
+	}{
+		{"match[]=a{l!='2'}", 200, []string{`"labels":{"__name__":"a","job":"x","l":"\u003cb\u003e"}`, `"value":"7"`, `"type":"counter"`, `"ttlSeconds":null`, `"pushed":true`}},
+		{"match[]=up", 200, []string{`"ttlSeconds":300,"ttlLeftSeconds":29`, `"edge":"127.0.0.1"`}},
+		{"match[]=a&limit=1", 200, []string{"2 series match, these are the first 1"}},
+		{"match[]=nothing", 200, []string{`"data":[]`}},
+		{"", 400, []string{`"errorType":"bad_data"`, "match[]"}},
+		{"match[]={", 400, []string{"parse error"}},
+		{"match[]=a&limit=0", 400, []string{"limit"}},
+	} {
+		code, body := get(c.query)
+		for _, want := range c.wants {
+			if code != c.code || !strings.Contains(body, want) {
+				t.Errorf("%s: %d %s, want %d %s", c.query, code, body, c.code, want)
+			}
+		}
+	}
+	var out, errs bytes.Buffer
+	if code := run(t.Context(), []string{"series", "--url=" + base, "a"}, &out, &errs); code != exitOK || !strings.Contains(out.String(), `a{job="x", l="<b>"}`) {
+		t.Errorf("relay series: exit %d\n%s%s", code, out.String(), errs.String())
+	}
+	http.DefaultClient.CloseIdleConnections()
 }

@@ -183,6 +183,7 @@ func (r *relay) routes() http.Handler {
 	mux.HandleFunc("GET /api/v1/sd", r.discovery)
 	mux.HandleFunc("GET /api/v1/edges", r.listEdges)
 	mux.HandleFunc("GET /api/v1/metrics", r.pages.Groups)
+	mux.HandleFunc("GET /api/v1/series", r.pages.Series)
 	mux.HandleFunc("PUT /api/v1/admin/wipe", r.wipe)
 	mux.Handle("GET /-/metrics", promhttp.InstrumentMetricHandler(r.registry, promhttp.HandlerFor(r.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})))
 	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "The relay is healthy.\n") })
@@ -215,7 +216,9 @@ func (r *relay) pushRoutes(mux *http.ServeMux) {
 	for _, path := range ingest.Paths {
 		mux.Handle(path, r.ingest)
 	}
-	mux.Handle(ingest.PushPath, r.pusher)
+	for _, path := range ingest.PushPaths {
+		mux.Handle(path, r.pusher)
+	}
 }
 
 // prefixed puts all paths under the prefix.
