@@ -74,8 +74,8 @@ func TestReadmeHasTheFlags(t *testing.T) {
 	}
 }
 
-// ownMetrics are the names of the relay's own metrics.
-func ownMetrics(t *testing.T) []string {
+// everyRelay is a relay with everything on, which is not started.
+func everyRelay(t *testing.T) *relay {
 	t.Helper()
 	cfg, _, err := parseFlags([]string{
 		"--journal.path=" + t.TempDir(), "--edges.file=../../docs/edges-file.yml", "--ingest.listen-address=127.0.0.1:0",
@@ -87,7 +87,14 @@ func ownMetrics(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.close()
+	t.Cleanup(func() { r.close() })
+	return r
+}
+
+// ownMetrics are the names of the relay's own metrics.
+func ownMetrics(t *testing.T) []string {
+	t.Helper()
+	r := everyRelay(t)
 	descs := make(chan *prometheus.Desc)
 	go func() {
 		r.registry.Describe(descs)
