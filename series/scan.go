@@ -117,7 +117,7 @@ type Series struct {
 	Value     float64 // not of a native histogram
 	Time      int64   // of the sample, ms
 	TTL       TTL
-	Left      TTL // until it expires, ms; Forever: it does not
+	Left      TTL   // until it expires, ms; Forever: it does not
 	Pushed    bool  // belongs to a group of the push API
 	StartTime int64 // ms; 0 unknown
 	Histogram *Histogram

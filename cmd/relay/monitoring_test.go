@@ -112,7 +112,7 @@ func checkSelector(t *testing.T, where string, n *parser.VectorSelector, all map
 	for _, m := range n.LabelMatchers {
 		values, ok := known[m.Name]
 		switch {
-		case m.Name == labels.MetricName, m.Name == "job", m.Name == "instance":
+		case m.Name == model.MetricNameLabel, m.Name == "job", m.Name == "instance":
 			continue
 		case !ok:
 			t.Errorf("%s: %s has no label %s", where, n.Name, m.Name)
