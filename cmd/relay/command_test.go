@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -112,12 +113,15 @@ func TestBinarySeries(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the binary")
 	}
+	var mu sync.Mutex // the binary's requests come from another process
 	var asked url.Values
 	answer := `{"status":"success","data":[
 		{"labels":{"__name__":"up","job":"node","bad":"\u001b[2J\nx\ty"},"value":"1","type":"gauge","timestamp":1700000000000,"ageSeconds":3.21,"ttlSeconds":90,"ttlLeftSeconds":86.79,"edge":"shop-17"},
 		{"labels":{"__name__":"done"},"value":"NaN","type":"","ageSeconds":4000,"ttlLeftSeconds":null,"edge":"shop\u009b17"}]}`
 	code := 200
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
 		asked = r.URL.Query()
 		if r.URL.Path != "/api/v1/series" {
 			code = 404
@@ -128,9 +132,11 @@ func TestBinarySeries(t *testing.T) {
 	defer srv.Close()
 	selectors := []string{`{job="node"}`, "done"}
 	out, stderr, exit := runBinary(t, append([]string{"series", "--url=" + srv.URL}, selectors...)...)
+	mu.Lock()
 	if exit != 0 || !slices.Equal(asked["match[]"], selectors) {
 		t.Fatalf("exit %d, asked for %q: %s", exit, asked, stderr)
 	}
+	mu.Unlock()
 	want := `SERIES                               VALUE  TYPE   AGE   TTL LEFT  EDGE
 up{bad="\x1b[2J\nx\ty", job="node"}  1      gauge  3.2s  1m27s     shop-17
 done                                 NaN    -      1h7m  -         shop\u009b17
@@ -152,7 +158,9 @@ done                                 NaN    -      1h7m  -         shop\u009b17
 		{200, "<html>", "200 OK: <html>"},
 		{200, `{"status":"success","data":5}`, "cannot read"},
 	} {
+		mu.Lock()
 		code, answer = c.code, c.answer
+		mu.Unlock()
 		if _, stderr, exit := runBinary(t, "series", "--url="+srv.URL, "up"); exit != 1 || !strings.Contains(stderr, c.says) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("exit %d, %q, want %q", exit, stderr, c.says)
 		}
