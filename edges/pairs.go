@@ -7,6 +7,8 @@ type election struct {
 	Replica string `json:"replica"`
 	At      int64  `json:"at"`     // when it was last taken from, ms
 	Window  int64  `json:"window"` // how long it may be silent, ms
+	TTL     int64  `json:"ttl"`    // of what was taken, ms
+	Newest  int64  `json:"newest"` // time of the newest sample taken, ms
 }
 
 // maxFailover is how long the elected replica of a pair may be silent at most
@@ -14,39 +16,63 @@ type election struct {
 // expires in between.
 const maxFailover = 30 * time.Second
 
+// A Span is what the election has to know of the samples of a request: the times
+// of the oldest and of the newest, in ms, and whether one of them is a value, not a
+// stale marker.
+type Span struct {
+	Oldest, Newest int64
+	Live           bool
+}
+
 // Elect reports whether a request of a replica is to be taken; if not, another
 // replica of its pair is, and sends the same. The first that is seen is elected,
-// and stays so until nothing was taken from it for too long: see Elected.
-func (r *Registry) Elect(pair, replica string, received time.Time) bool {
+// and stays so until nothing was taken from it for too long: see Elected. Then
+// another one takes its place with the first request that has values, all newer
+// than what was taken before: what it has kept back meanwhile would make counters
+// step back, and its stale markers alone are no reason to listen to it. changed is
+// whether it does so with this request. When all that was taken must have expired,
+// anybody may.
+func (r *Registry) Elect(pair, replica string, received time.Time, s Span) (taken, changed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := received.UnixMilli()
 	e, known := r.pairs[pair]
 	switch {
 	case known && e.Replica == replica:
-		return true
-	case known && now-e.At <= e.Window:
-		return false
+		return true, false
+	case !known && !s.Live:
+		return true, false // metadata, say
+	case known && (now-e.At <= e.Window || !s.Live):
+		return false, false
+	case known && s.Oldest <= e.Newest && now-e.At <= e.TTL:
+		return false, false
 	case !known && len(r.pairs) >= r.limit:
 		r.forgetPairs(now)
 	}
-	r.pairs[pair] = election{Replica: replica, At: now, Window: maxFailover.Milliseconds()}
-	return true
+	// Until something is taken from it: it may be refused for another reason.
+	r.pairs[pair] = election{Replica: replica, At: now, Window: maxFailover.Milliseconds(), TTL: e.TTL, Newest: e.Newest}
+	return true, known
 }
 
-// Elected notes that something was taken from a replica, with a TTL in ms.
-func (r *Registry) Elected(pair, replica string, received time.Time, ttl int64) {
-	r.elected(pair, election{replica, received.UnixMilli(), min(maxFailover.Milliseconds(), ttl/2)})
+// Elected notes that something was taken from a replica: when it was received, with
+// which TTL in ms, and the time of its newest sample in ms. What was taken may be
+// noted in any order, with the same result.
+func (r *Registry) Elected(pair, replica string, received time.Time, ttl, newest int64) {
+	r.elected(pair, election{Replica: replica, At: received.UnixMilli(), Window: min(maxFailover.Milliseconds(), ttl/2), TTL: ttl, Newest: newest})
 }
 
 func (r *Registry) elected(pair string, e election) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if old, known := r.pairs[pair]; known && old.At > e.At {
-		return
-	} else if !known && len(r.pairs) >= r.limit {
+	old, known := r.pairs[pair]
+	newest := max(old.Newest, e.Newest)
+	switch {
+	case known && old.At > e.At:
+		e = old
+	case !known && len(r.pairs) >= r.limit:
 		r.forgetPairs(e.At)
 	}
+	e.Newest = newest
 	r.pairs[pair] = e
 }
 
@@ -54,7 +80,7 @@ func (r *Registry) elected(pair string, e election) {
 // something.
 func (r *Registry) forgetPairs(now int64) {
 	for pair, e := range r.pairs {
-		if now-e.At > e.Window {
+		if now-e.At > e.Window && now-e.At > e.TTL {
 			delete(r.pairs, pair)
 		}
 	}

@@ -359,7 +359,7 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version) (serie
 		return none, refuse(http.StatusBadRequest, "malformed", "cannot read the request as remote write %s: %v; nothing of it was applied", v, err)
 	}
 	pair, replica := from.replica(batch)
-	if h.opts.Edges != nil && pair != "" && !h.opts.Edges.Elect(pair, replica, now) {
+	if !h.elect(pair, replica, now, batch) {
 		res := batch.Tally()
 		res.Deduplicated = true
 		return res, nil
@@ -383,7 +383,8 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version) (serie
 		defer applied()
 	}
 	res := batch.Commit()
-	h.saw(from.edge, pair, replica, now, &res)
+	h.saw(from.edge, now, &res)
+	h.elected(pair, replica, now, &res, batch)
 	if res.Clamped {
 		w.Header().Set("X-Relay-TTL", res.Granted.String())
 	}
@@ -429,19 +430,41 @@ func (h *Handler) Replay(r *journal.Record) error {
 		return err
 	}
 	res := batch.Commit()
-	h.saw(r.Edge, r.Pair, r.Replica, time.UnixMilli(r.Received), &res)
+	received := time.UnixMilli(r.Received)
+	h.saw(r.Edge, received, &res)
+	h.elected(r.Pair, r.Replica, received, &res, batch)
 	return nil
 }
 
 // saw notes an edge of whose request something was accepted.
-func (h *Handler) saw(edge, pair, replica string, received time.Time, res *series.Result) {
+func (h *Handler) saw(edge string, received time.Time, res *series.Result) {
 	if h.opts.Edges == nil || res.Samples+res.Histograms+res.Exemplars == 0 {
 		return
 	}
 	h.opts.Edges.Saw(edge, received, int64(res.Granted))
-	if pair != "" {
-		h.opts.Edges.Elected(pair, replica, received, int64(res.Granted))
+}
+
+// elect reports whether a request of a replica is to be taken.
+func (h *Handler) elect(pair, replica string, now time.Time, batch *series.Batch) bool {
+	if h.opts.Edges == nil || pair == "" {
+		return true
 	}
+	oldest, newest, live := batch.Span()
+	taken, changed := h.opts.Edges.Elect(pair, replica, now, edges.Span{Oldest: oldest, Newest: newest, Live: live})
+	if changed {
+		h.metrics.failovers.Inc()
+		h.log.Info("Another replica of a pair is listened to", "pair", pair, "replica", fmt.Sprintf("%.80q", replica))
+	}
+	return taken
+}
+
+// elected notes what was taken from a replica.
+func (h *Handler) elected(pair, replica string, received time.Time, res *series.Result, batch *series.Batch) {
+	if h.opts.Edges == nil || pair == "" || res.Samples+res.Histograms == 0 {
+		return
+	}
+	_, newest, _ := batch.Span()
+	h.opts.Edges.Elected(pair, replica, received, int64(res.Granted), newest)
 }
 
 // maxReplayed bounds a body in the journal, whatever --limits.request-bytes was

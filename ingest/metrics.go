@@ -22,6 +22,7 @@ type metrics struct {
 	expired         prometheus.Counter
 	deduplicated    prometheus.Counter
 	overridden      prometheus.Counter
+	failovers       prometheus.Counter
 	histograms      prometheus.Counter
 	exemplars       prometheus.Counter
 	created         prometheus.Counter
@@ -61,6 +62,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		overridden: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "relay_overridden_labels_total", Help: "Times that a series came with another value for a label that is forced on its edge.",
 		}),
+		failovers: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "relay_ha_failovers_total", Help: "Times that another replica of a pair took the place of the one that was listened to.",
+		}),
 		created: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "relay_created_series_total", Help: "Series seen for the first time, or again after they were forgotten.",
 		}),
@@ -88,7 +92,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for r := series.OK + 1; r < series.NumReasons; r++ {
 		m.refused[r] = refused.WithLabelValues(r.String())
 	}
-	reg.MustRegister(m.requests, m.pushes, m.refusedRequests, m.bytes, m.decodedBytes, m.histograms, m.exemplars, m.created, m.overridden, m.duration, samples, refused)
+	reg.MustRegister(m.requests, m.pushes, m.refusedRequests, m.bytes, m.decodedBytes, m.histograms, m.exemplars, m.created, m.overridden, m.failovers, m.duration, samples, refused)
 	return m
 }
 

@@ -179,7 +179,7 @@ func (p *Pusher) apply(ctx context.Context, rec *journal.Record, from *sender, r
 	}
 	res := batch.Commit()
 	if rec.Kind != journal.GroupDelete {
-		p.h.saw(rec.Edge, "", "", now, &res)
+		p.h.saw(rec.Edge, now, &res)
 	}
 	p.h.metrics.observePush(&res)
 	return nil
@@ -232,7 +232,7 @@ func (p *Pusher) replay(rec *journal.Record) error {
 	defer batch.Release()
 	res := batch.Commit()
 	if rec.Kind != journal.GroupDelete {
-		p.h.saw(rec.Edge, "", "", time.UnixMilli(rec.Received), &res)
+		p.h.saw(rec.Edge, time.UnixMilli(rec.Received), &res)
 	}
 	return nil
 }

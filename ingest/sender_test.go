@@ -223,7 +223,7 @@ func TestReplayOfForcedLabels(t *testing.T) {
 	if got, want := shown(t, h.opts.Store), shown(t, r.store); got != want {
 		t.Errorf("replayed\n%s\nlive\n%s", got, want)
 	}
-	if registry.Elect("b", "b2", time.Now()) {
+	if taken, _ := registry.Elect("b", "b2", time.Now(), edges.Span{Live: true}); taken {
 		t.Error("the election is forgotten")
 	}
 	if len(k.records) != 2 {

@@ -912,6 +912,25 @@ func (b *Batch) Decision() Decision {
 // pair and the replica that it is from; "" where none does.
 func (b *Batch) Replica() (pair, replica string) { return b.pairName, b.replica }
 
+// Span is from when to when the batch's accepted samples are, in ms of their own
+// times, and whether one of them is a value, not a stale marker; zero without
+// samples.
+func (b *Batch) Span() (oldest, newest int64, live bool) {
+	first := true
+	for i := range b.entries {
+		e := &b.entries[i]
+		if e.kind&(isExemplar|isMissing) != 0 {
+			continue
+		}
+		if first {
+			oldest, newest, first = e.t, e.t, false
+		}
+		oldest, newest = min(oldest, e.t), max(newest, e.t)
+		live = live || e.bits != staleBits
+	}
+	return oldest, newest, live
+}
+
 // Tally is what was added so far, for a batch that is not to be committed.
 func (b *Batch) Tally() Result { return b.res }
 
