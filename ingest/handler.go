@@ -63,7 +63,7 @@ type Options struct {
 
 // A Journal keeps what is accepted: see [journal.Journal].
 type Journal interface {
-	Append(ctx context.Context, r *journal.Record) (applied func(), err error)
+	Append(ctx context.Context, r *journal.Record, apply func()) error
 }
 
 // Limits of waiting. Senders give up after 30 s and try again.
@@ -370,21 +370,25 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version) (serie
 	if h.clock.suspect(from.edge, batch.Prepare(), now) {
 		return none, refuse(http.StatusServiceUnavailable, "own_clock", "all active edges are too far ahead of the relay's clock: it is taken to be wrong")
 	}
+	var res series.Result
+	apply := func() {
+		res = batch.Commit()
+		h.saw(from.edge, now, &res)
+		h.elected(pair, replica, now, &res, batch)
+	}
 	if h.opts.Journal != nil && batch.Accepted() {
 		d := batch.Decision()
-		applied, err := h.opts.Journal.Append(r.Context(), &journal.Record{
+		err := h.opts.Journal.Append(r.Context(), &journal.Record{
 			Kind: v.kind(), Edge: from.edge, Forced: from.terms.Forced, Dropped: from.terms.Dropped, Pair: pair, Replica: replica, Received: now.UnixMilli(), TTL: int64(d.TTL), MinTTL: int64(d.MinTTL), MaxTTL: int64(d.MaxTTL),
 			Refused: d.Refused, Body: body.bytes(),
-		})
+		}, apply)
 		if err != nil {
 			h.log.Warn("Request not taken", "err", err)
 			return none, refuse(http.StatusServiceUnavailable, "journal", "%v", err)
 		}
-		defer applied()
+	} else {
+		apply()
 	}
-	res := batch.Commit()
-	h.saw(from.edge, now, &res)
-	h.elected(pair, replica, now, &res, batch)
 	if res.Clamped {
 		w.Header().Set("X-Relay-TTL", res.Granted.String())
 	}

@@ -164,22 +164,25 @@ func (p *Pusher) apply(ctx context.Context, rec *journal.Record, from *sender, r
 	if twice := batch.Duplicate(); twice != "" {
 		return refuse(http.StatusBadRequest, "duplicate", "%s is pushed twice in one request; nothing was changed", twice)
 	}
+	var res series.Result
+	commit := func() {
+		res = batch.Commit()
+		if rec.Kind != journal.GroupDelete {
+			p.h.saw(rec.Edge, now, &res)
+		}
+	}
 	if p.h.opts.Journal != nil {
 		d := batch.Decision()
 		rec.TTL, rec.MinTTL, rec.MaxTTL = int64(d.TTL), int64(d.MinTTL), int64(d.MaxTTL)
 		if raw != nil {
 			rec.Body = snappy.Encode(nil, raw)
 		}
-		applied, err := p.h.opts.Journal.Append(ctx, rec)
-		if err != nil {
+		if err := p.h.opts.Journal.Append(ctx, rec, commit); err != nil {
 			p.h.log.Warn("Push not taken", "err", err)
 			return refuse(http.StatusServiceUnavailable, "journal", "%v", err)
 		}
-		defer applied()
-	}
-	res := batch.Commit()
-	if rec.Kind != journal.GroupDelete {
-		p.h.saw(rec.Edge, now, &res)
+	} else {
+		commit()
 	}
 	p.h.metrics.observePush(&res)
 	return nil
@@ -242,15 +245,11 @@ func (p *Pusher) Wipe(ctx context.Context) error {
 	p.turn.Lock()
 	defer p.turn.Unlock()
 	rec := &journal.Record{Kind: journal.Wipe, Received: time.Now().UnixMilli()}
-	if p.h.opts.Journal != nil {
-		applied, err := p.h.opts.Journal.Append(ctx, rec)
-		if err != nil {
-			return err
-		}
-		defer applied()
+	if p.h.opts.Journal == nil {
+		p.wipe(rec)
+		return nil
 	}
-	p.wipe(rec)
-	return nil
+	return p.h.opts.Journal.Append(ctx, rec, func() { p.wipe(rec) })
 }
 
 func (p *Pusher) wipe(rec *journal.Record) {

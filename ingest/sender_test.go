@@ -198,11 +198,12 @@ func TestPairsByLabels(t *testing.T) {
 // kept is a journal that remembers its records.
 type kept struct{ records []journal.Record }
 
-func (k *kept) Append(_ context.Context, r *journal.Record) (func(), error) {
+func (k *kept) Append(_ context.Context, r *journal.Record, apply func()) error {
 	c := *r
 	c.Body = bytes.Clone(r.Body)
 	k.records = append(k.records, c)
-	return func() {}, nil
+	apply()
+	return nil
 }
 
 // A replay decides nothing again: not the labels that were forced, though the

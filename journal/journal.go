@@ -111,24 +111,34 @@ func (j *Journal) current() *engine {
 	return j.engine
 }
 
-// Append adds a record. When it returns without an error the record will be
-// replayed, until a checkpoint holds it. The caller then applies it, visible to
-// [Journal.Checkpoint]'s owner, and calls applied; after an error applied is nil.
-func (j *Journal) Append(ctx context.Context, r *Record) (applied func(), err error) {
+// Append adds a record and has it applied: when the journal has it, and it will be
+// replayed until a checkpoint holds it, apply is called, and Append returns. What
+// apply does is to be visible to dump of [Journal.Checkpoint]. After an error apply
+// was not called, and will not be. The record belongs to the caller.
+func (j *Journal) Append(ctx context.Context, r *Record, apply func()) error {
 	e := j.current()
 	if e == nil {
-		return nil, ErrUnavailable
+		return ErrUnavailable
 	}
 	j.mu.Lock()
 	j.appends++
 	id := j.appends
 	j.inflight[id] = j.last
 	j.mu.Unlock()
-	done := func() {
+	defer func() {
 		j.mu.Lock()
 		delete(j.inflight, id)
 		j.mu.Unlock()
+	}()
+	if err := j.publish(ctx, e, r); err != nil {
+		return err
 	}
+	apply()
+	return nil
+}
+
+// publish has the engine take a record, in parts if its body is long.
+func (j *Journal) publish(ctx context.Context, e *engine, r *Record) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), appendTime)
 	defer cancel()
 	p := part{total: uint64(max(1, (len(r.Body)+maxBody-1)/maxBody))}
@@ -145,8 +155,7 @@ func (j *Journal) Append(ctx context.Context, r *Record) (applied func(), err er
 		*buf = r.append((*buf)[:0], p, r.Body[from:min(from+maxBody, len(r.Body))])
 		ack, err := e.js.Publish(ctx, subject, *buf, jetstream.WithRetryAttempts(0))
 		if err != nil {
-			done()
-			return nil, j.failed(err)
+			return j.failed(err)
 		}
 		j.metrics.bytes.Add(float64(len(*buf)))
 		j.mu.Lock()
@@ -154,7 +163,7 @@ func (j *Journal) Append(ctx context.Context, r *Record) (applied func(), err er
 		j.mu.Unlock()
 	}
 	j.metrics.records.Inc()
-	return done, nil
+	return nil
 }
 
 // failed says what an error of the engine means, and has it reopened where that
