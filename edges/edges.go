@@ -10,14 +10,18 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"relay/series"
 )
 
 // An Edge is a sender, as it was last seen.
 type Edge struct {
-	Name     string        `json:"name"`
-	LastSeen time.Time     `json:"lastSeen,omitzero"` // receive time of the last accepted request; zero: none
-	TTL      time.Duration `json:"-"`                 // of that request: after it the edge is silent
-	Silent   bool          `json:"silent"`
+	Name     string
+	LastSeen time.Time     // receive time of the last accepted request; zero: none
+	TTL      time.Duration // of that request: after it the edge is silent; math.MaxInt64: never
+	Silent   bool
 }
 
 // A Registry holds the edges that were seen. Its methods may be called
@@ -29,6 +33,10 @@ type Registry struct {
 	mu        sync.RWMutex
 	edges     map[string]sight
 	pairs     map[string]election
+
+	activities map[string]*activity
+	strangers  *lru.Cache[string, *activity] // of which nothing was ever accepted
+	refusals   *lru.Cache[string, *Refusal]  // by series
 }
 
 type sight struct {
@@ -41,7 +49,10 @@ type sight struct {
 // the guard's file are remembered for ever, and listed from the start; guard may be
 // nil.
 func New(retention time.Duration, limit int, guard *Guard) *Registry {
-	return &Registry{retention: retention, limit: limit, guard: guard, edges: map[string]sight{}, pairs: map[string]election{}}
+	r := &Registry{retention: retention, limit: limit, guard: guard, edges: map[string]sight{}, pairs: map[string]election{}, activities: map[string]*activity{}}
+	r.strangers, _ = lru.New[string, *activity](maxStrangers)
+	r.refusals, _ = lru.New[string, *Refusal](maxRefusals)
+	return r
 }
 
 // named returns whom the file names: true for those that are enabled.
@@ -66,6 +77,10 @@ func (r *Registry) Saw(name string, received time.Time, ttl int64) {
 func (r *Registry) saw(name string, s sight) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.sawLocked(name, s)
+}
+
+func (r *Registry) sawLocked(name string, s sight) {
 	old, known := r.edges[name]
 	if known && old.At > s.At || !known && len(r.edges) >= r.limit && r.guard == nil {
 		return
@@ -107,13 +122,14 @@ func (r *Registry) List(now time.Time) []Edge {
 		enabled, in := named[name]
 		if at, ever := s.silentAt(); ever && !in && now.Sub(at) > r.retention {
 			delete(r.edges, name)
+			delete(r.activities, name)
 			continue
 		}
 		delete(named, name)
 		if in && !enabled {
 			continue
 		}
-		list = append(list, Edge{Name: name, LastSeen: time.UnixMilli(s.At).UTC(), TTL: time.Duration(s.TTL) * time.Millisecond, Silent: s.silent(now)})
+		list = append(list, Edge{Name: name, LastSeen: time.UnixMilli(s.At).UTC(), TTL: series.TTL(s.TTL).Duration(), Silent: s.silent(now)})
 	}
 	for name, enabled := range named {
 		if enabled {

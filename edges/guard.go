@@ -77,15 +77,18 @@ type Denied struct {
 	Code   int    // of HTTP
 	Reason string // for a metric; bounded
 	Text   string // never says which part of a credential is wrong
+
+	// Claimed is the edge that the request says it is from, if the file knows it.
+	Claimed string
 }
 
 func (d *Denied) Error() string { return d.Text }
 
 var (
-	errUnproven = &Denied{http.StatusUnauthorized, "credentials", "the request does not prove that it is from an edge of --edges.file"}
-	errDisabled = &Denied{http.StatusForbidden, "edge_disabled", "the edge is disabled in --edges.file"}
-	errTooMany  = &Denied{http.StatusTooManyRequests, "credentials_rate", "too many wrong passwords from this address"}
-	errNotYet   = &Denied{http.StatusServiceUnavailable, "credentials_pending", "the password could not be verified in time"}
+	errUnproven = &Denied{Code: http.StatusUnauthorized, Reason: "credentials", Text: "the request does not prove that it is from an edge of --edges.file"}
+	errDisabled = &Denied{Code: http.StatusForbidden, Reason: "edge_disabled", Text: "the edge is disabled in --edges.file"}
+	errTooMany  = &Denied{Code: http.StatusTooManyRequests, Reason: "credentials_rate", Text: "too many wrong passwords from this address"}
+	errNotYet   = &Denied{Code: http.StatusServiceUnavailable, Reason: "credentials_pending", Text: "the password could not be verified in time"}
 )
 
 // NewGuard reads the file, which must be good at the start.
@@ -194,7 +197,7 @@ func (g *Guard) Identify(r *http.Request, addr string) (*Entry, error) {
 	e := certified
 	if given := r.Header.Values("Authorization"); len(given) > 0 {
 		if e, err = g.byHeader(r.Context(), f, given, addr); err != nil {
-			return nil, err
+			return nil, f.claimed(r, err)
 		}
 		if certified != nil && certified != e {
 			return nil, errUnproven
@@ -207,6 +210,16 @@ func (g *Guard) Identify(r *http.Request, addr string) (*Entry, error) {
 		return nil, errDisabled
 	}
 	return e, nil
+}
+
+// claimed is a denial with the edge whose user name the request has.
+func (f *File) claimed(r *http.Request, err error) error {
+	denied, ok := err.(*Denied)
+	user, _, given := r.BasicAuth()
+	if e := f.byUser[user]; ok && given && e != nil {
+		return &Denied{Code: denied.Code, Reason: denied.Reason, Text: denied.Text, Claimed: e.Name}
+	}
+	return err
 }
 
 // byCertificate finds the one edge whose name is in the certificate of a

@@ -154,6 +154,8 @@ type refusal struct {
 	reason string // for the metric; bounded
 	text   string
 	wait   time.Duration // after which it may be tried again; 0: as usual
+
+	first *series.Rejection // what it was refused for, if that was a series
 }
 
 func (r *refusal) Error() string { return r.text }
@@ -177,13 +179,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	version, bad := negotiate(r)
 	var res series.Result
-	if bad == nil {
-		if h.enter() {
-			defer h.inflight.Done()
-			res, bad = h.take(w, r, version)
-		} else {
-			bad = refuse(http.StatusServiceUnavailable, "draining", "the relay is shutting down")
-		}
+	var from sender
+	switch {
+	case bad != nil && bad.code == http.StatusUnsupportedMediaType:
+		from, _ = h.identify(r) // to say whose it was
+	case bad != nil:
+	case h.enter():
+		defer h.inflight.Done()
+		res, bad = h.take(w, r, version, &from)
+	default:
+		bad = refuse(http.StatusServiceUnavailable, "draining", "the relay is shutting down")
 	}
 	code := http.StatusNoContent
 	if res.Deduplicated {
@@ -200,6 +205,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		code = bad.code
 		h.metrics.refusedRequests.WithLabelValues(bad.reason).Inc()
 		h.log.Debug("Request refused", "remote", r.RemoteAddr, "code", code, "reason", bad.reason, "err", bad.text)
+		h.tookNothing(&from, bad)
 		answer(w, r, bad)
 	case res.Refused() > 0:
 		code = http.StatusBadRequest
@@ -316,10 +322,10 @@ func contentVersion(h http.Header) (version, error) {
 }
 
 // take reads, decodes and applies a request.
-func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version) (series.Result, *refusal) {
+func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version, from *sender) (series.Result, *refusal) {
 	var none series.Result
-	from, bad := h.identify(r)
-	if bad != nil {
+	var bad *refusal
+	if *from, bad = h.identify(r); bad != nil {
 		return none, bad
 	}
 	if bad := h.awaitReady(r.Context()); bad != nil {
@@ -362,6 +368,7 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version) (serie
 	if !h.elect(pair, replica, now, batch) {
 		res := batch.Tally()
 		res.Deduplicated = true
+		h.took(from.edge, now, &res)
 		return res, nil
 	}
 	if bad := from.allowSamples(now, batch.Len()); bad != nil {
@@ -373,7 +380,7 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version) (serie
 	var res series.Result
 	apply := func() {
 		res = batch.Commit()
-		h.saw(from.edge, now, &res)
+		h.took(from.edge, now, &res)
 		h.elected(pair, replica, now, &res, batch)
 	}
 	if h.opts.Journal != nil && batch.Accepted() {
@@ -446,6 +453,36 @@ func (h *Handler) saw(edge string, received time.Time, res *series.Result) {
 		return
 	}
 	h.opts.Edges.Saw(edge, received, int64(res.Granted))
+}
+
+// took notes what became of a request that was read.
+func (h *Handler) took(edge string, now time.Time, res *series.Result) {
+	if h.opts.Edges == nil {
+		return
+	}
+	code := http.StatusNoContent
+	switch {
+	case res.Deduplicated:
+		code = http.StatusAccepted
+	case res.First != nil:
+		code = http.StatusBadRequest
+	}
+	h.opts.Edges.Took(edge, now, code, res)
+}
+
+// tookNothing notes a request that was refused as a whole.
+func (h *Handler) tookNothing(from *sender, bad *refusal) {
+	if h.opts.Edges == nil || from.edge+from.claimed == "" {
+		return
+	}
+	f := &edges.Refusal{Edge: from.edge, At: time.Now(), Code: bad.code, Reason: bad.reason, Detail: bad.text}
+	if bad.first != nil {
+		f.Series, f.Detail = bad.first.Series, bad.first.Detail
+	}
+	if from.edge == "" {
+		f.Edge = from.claimed
+	}
+	h.opts.Edges.TookNothing(f, from.edge != "")
 }
 
 // elect reports whether a request of a replica is to be taken.

@@ -61,9 +61,10 @@ func (h *Handler) Pusher(ttl series.TTL) *Pusher {
 // ServeHTTP takes one push.
 func (p *Pusher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	code, bad := http.StatusOK, (*refusal)(nil)
+	var from sender
 	if p.h.enter() {
 		defer p.h.inflight.Done()
-		code, bad = p.take(w, r)
+		code, bad = p.take(w, r, &from)
 	} else {
 		bad = refuse(http.StatusServiceUnavailable, "draining", "the relay is shutting down")
 	}
@@ -71,6 +72,7 @@ func (p *Pusher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		code = bad.code
 		p.h.metrics.refusedRequests.WithLabelValues(bad.reason).Inc()
 		p.h.log.Debug("Push refused", "remote", r.RemoteAddr, "code", code, "reason", bad.reason, "err", bad.text)
+		p.h.tookNothing(&from, bad)
 		answer(w, r, bad)
 	} else {
 		w.WriteHeader(code)
@@ -78,7 +80,7 @@ func (p *Pusher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.h.metrics.pushed(r.Method, code)
 }
 
-func (p *Pusher) take(w http.ResponseWriter, r *http.Request) (int, *refusal) {
+func (p *Pusher) take(w http.ResponseWriter, r *http.Request, from *sender) (int, *refusal) {
 	kind := journal.GroupMerge
 	switch r.Method {
 	case http.MethodPut:
@@ -93,8 +95,8 @@ func (p *Pusher) take(w http.ResponseWriter, r *http.Request) (int, *refusal) {
 	if err != nil {
 		return 0, refuse(http.StatusBadRequest, "group", "%v", err)
 	}
-	from, bad := p.h.identify(r)
-	if bad != nil {
+	var bad *refusal
+	if *from, bad = p.h.identify(r); bad != nil {
 		return 0, bad
 	}
 	if bad := p.h.awaitReady(r.Context()); bad != nil {
@@ -105,7 +107,7 @@ func (p *Pusher) take(w http.ResponseWriter, r *http.Request) (int, *refusal) {
 		rec.Scope = from.edge
 	}
 	if kind == journal.GroupDelete {
-		return http.StatusAccepted, p.apply(r.Context(), rec, &from, nil)
+		return http.StatusAccepted, p.apply(r.Context(), rec, from, nil)
 	}
 	body, bad := p.h.read(w, r)
 	if bad != nil {
@@ -133,7 +135,7 @@ func (p *Pusher) take(w http.ResponseWriter, r *http.Request) (int, *refusal) {
 			})
 		}
 	}
-	if bad := p.apply(r.Context(), rec, &from, raw); bad != nil {
+	if bad := p.apply(r.Context(), rec, from, raw); bad != nil {
 		return 0, bad
 	}
 	return http.StatusOK, nil
@@ -159,7 +161,9 @@ func (p *Pusher) apply(ctx context.Context, rec *journal.Record, from *sender, r
 		return bad
 	}
 	if res := batch.Prepare(); res.Refused() > 0 {
-		return refuse(http.StatusBadRequest, "series", "%v; nothing was changed", res.First)
+		bad := refuse(http.StatusBadRequest, "series", "%v; nothing was changed", res.First)
+		bad.first = res.First
+		return bad
 	}
 	if twice := batch.Duplicate(); twice != "" {
 		return refuse(http.StatusBadRequest, "duplicate", "%s is pushed twice in one request; nothing was changed", twice)
@@ -168,7 +172,7 @@ func (p *Pusher) apply(ctx context.Context, rec *journal.Record, from *sender, r
 	commit := func() {
 		res = batch.Commit()
 		if rec.Kind != journal.GroupDelete {
-			p.h.saw(rec.Edge, now, &res)
+			p.h.took(rec.Edge, now, &res)
 		}
 	}
 	if p.h.opts.Journal != nil {

@@ -13,10 +13,12 @@ import (
 
 // A sender is who a request is from, and what holds for it.
 type sender struct {
-	edge  string
+	edge  string       // "": not known
 	entry *edges.Entry // nil without an edges file
 	terms series.Terms
 	ttl   series.TTL // asked for; 0: the default
+
+	claimed string // where edge is "": whom it says to be, if there is such an edge
 }
 
 // replicaLabel and pairLabel tell the replicas of a pair, and the pairs, apart with
@@ -37,16 +39,19 @@ func (h *Handler) identify(r *http.Request) (sender, *refusal) {
 		if err != nil {
 			var denied *edges.Denied
 			errors.As(err, &denied)
+			s.claimed = denied.Claimed
 			return s, refuse(denied.Code, denied.Reason, "%s", denied.Text)
 		}
+		s = sender{edge: e.Name, entry: e, terms: e.Terms, ttl: e.TTL}
 		if wait, err := e.AllowRequest(time.Now()); err != nil {
 			return s, overRate("request_rate", wait, err)
 		}
-		s = sender{edge: e.Name, entry: e, terms: e.Terms, ttl: e.TTL}
 	} else if s.edge = r.Header.Get(EdgeHeader); s.edge == "" {
 		s.edge = addr
 	} else if !edges.ValidName(s.edge) {
-		return s, refuse(http.StatusBadRequest, "edge", "%s %.60q: %s", EdgeHeader, s.edge, edges.NameRule)
+		bad := refuse(http.StatusBadRequest, "edge", "%s %.60q: %s", EdgeHeader, s.edge, edges.NameRule)
+		s.edge = ""
+		return s, bad
 	}
 	if h.opts.HALabels && s.terms.Dropped == "" {
 		s.terms.Dropped, s.terms.Pair = replicaLabel, pairLabel

@@ -700,6 +700,7 @@ func (b *Batch) judge(t int64) Verdict {
 	if ahead := t - b.received; t > b.received && (ahead < 0 || ahead > b.store.opts.FutureTolerance.Milliseconds()) {
 		b.note(TooFarInFuture, b.currentLabels(), fmt.Sprintf("its time %d ms is %s ahead of the relay's clock, the limit is %s: --series.future-tolerance",
 			t, aheadOf(ahead), b.store.opts.FutureTolerance))
+		b.seen(t)
 		return b.refused(TooFarInFuture)
 	}
 	return OK
@@ -1087,6 +1088,7 @@ func (b *Batch) createOne(f *fresh) {
 // was accepted, or something newer.
 func (b *Batch) Commit() Result {
 	b.Prepare()
+	b.glance()
 	s := b.store
 	for i := range b.entries {
 		b.read()

@@ -76,6 +76,13 @@ type Result struct {
 
 	Deduplicated bool // nothing was applied: another replica sends the same
 
+	// What a few of its samples tell of its sender, not in a replay: the time of the
+	// newest of them in ms if Timed, those that were refused for being too far in the
+	// future included; and the ms between one of them and the sample before it of the
+	// same series, 0 if that is not known.
+	Newest, Interval int64
+	Timed            bool
+
 	Granted TTL  // the request's TTL within the bounds
 	Clamped bool // Granted is not what was asked for
 }

@@ -302,27 +302,68 @@ type Stats struct {
 
 // Stats counts at now; its cost is a linear scan, some ms per million series.
 func (s *Store) Stats(now time.Time) Stats {
+	st, _ := s.census(now, false)
+	return st
+}
+
+// Owned is how many series one edge has: those that it wrote last, and those of the
+// groups that it pushed to last.
+type Owned struct {
+	Live int // shown by a scan
+	Held int // hidden watermarks included
+}
+
+// Census is Stats with what each edge has, by name, at the same cost.
+func (s *Store) Census(now time.Time) (Stats, map[string]Owned) { return s.census(now, true) }
+
+func (s *Store) census(now time.Time, byEdge bool) (Stats, map[string]Owned) {
 	mono := s.mono(now)
 	st := Stats{Families: s.metadata.len()}
+	var live []int // by owner
 	for i := 0; ; i++ {
 		s.structure.RLock()
+		if n := len(s.owners); byEdge && len(live) < n {
+			live = append(live, make([]int, n-len(live))...)
+		}
 		if i >= len(s.blocks) {
 			st.Held, st.Metrics, st.Edges, st.Groups = s.held, len(s.metrics), len(s.ownerIDs), len(s.groupIDs)
 			st.Pairs, st.PairBytes = len(s.dict.pairs)-len(s.dict.free), s.dict.live
+			owned := s.owned(live)
 			s.structure.RUnlock()
-			return st
+			return st, owned
 		}
 		if b := s.blocks[i]; b != nil {
 			b.mu.Lock()
 			for j := range b.slots {
-				if b.slots[j].live(mono) {
+				if sl := &b.slots[j]; sl.live(mono) {
 					st.Live++
+					if byEdge {
+						live[sl.owner]++
+					}
 				}
 			}
 			b.mu.Unlock()
 		}
 		s.structure.RUnlock()
 	}
+}
+
+// owned sums the live series by edge. Under structure.
+func (s *Store) owned(live []int) map[string]Owned {
+	if live == nil {
+		return nil
+	}
+	list := make([]Owned, len(s.owners))
+	for id, o := range s.owners {
+		n := &list[s.edgeOf(uint32(id))]
+		n.Live += live[id]
+		n.Held += int(o.count.Load())
+	}
+	byEdge := make(map[string]Owned, len(s.ownerIDs))
+	for name, id := range s.ownerIDs {
+		byEdge[name] = list[id]
+	}
+	return byEdge
 }
 
 type counters struct {

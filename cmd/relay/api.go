@@ -45,19 +45,6 @@ func (r *relay) discovery(w http.ResponseWriter, req *http.Request) {
 	writeJSON(w, groups)
 }
 
-// listEdges lists the edges in Prometheus' envelope.
-func (r *relay) listEdges(w http.ResponseWriter, _ *http.Request) {
-	type edge struct {
-		edges.Edge
-		TTL string `json:"ttl"`
-	}
-	list := []edge{}
-	for _, e := range r.edges.List(time.Now()) {
-		list = append(list, edge{e, e.TTL.String()})
-	}
-	writeJSON(w, map[string]any{"status": "success", "data": list})
-}
-
 func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")

@@ -42,6 +42,7 @@ type relay struct {
 	pushes   *pushServer      // nil: the web listener takes them
 	journal  *journal.Journal // nil: off
 	replayed chan struct{}    // closed when the journal has been replayed
+	count    census
 	ready    atomic.Bool
 	quit     chan struct{}
 	quitOnce sync.Once
@@ -64,6 +65,7 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 		LagTolerance: cfg.lag, FutureTolerance: cfg.future, Lookback: cfg.lookback,
 		Limits: cfg.limits, LegacyNames: cfg.nameValidation == "legacy",
 	})
+	r.count.store = r.store
 	r.registry = prometheus.NewRegistry()
 	if cfg.edgesFile != "" {
 		g, err := edges.NewGuard(cfg.edgesFile, log.With("component", "edges"), r.registry)

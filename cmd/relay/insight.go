@@ -1,0 +1,113 @@
+package main
+
+import (
+	"math"
+	"net/http"
+	"sync"
+	"time"
+
+	"relay/edges"
+	"relay/series"
+)
+
+// A census counts the store's series for all who ask within a while: to count costs
+// some ms per million series.
+type census struct {
+	store *series.Store
+
+	mu    sync.Mutex
+	at    time.Time
+	stats series.Stats
+	owned map[string]series.Owned
+}
+
+const censusKept = time.Second
+
+// get returns what was counted last, or counts. The map is not to be changed.
+func (c *census) get() (series.Stats, map[string]series.Owned) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := time.Now(); c.at.IsZero() || now.Sub(c.at) > censusKept {
+		c.stats, c.owned = c.store.Census(now)
+		c.at = time.Now()
+	}
+	return c.stats, c.owned
+}
+
+// edgeJSON is one edge of /api/v1/edges.
+type edgeJSON struct {
+	Name       string      `json:"name"`
+	State      edges.State `json:"state"`
+	Silent     bool        `json:"silent"`
+	LastSeen   time.Time   `json:"lastSeen,omitzero"`
+	TTL        string      `json:"ttl"`
+	TTLSeconds *float64    `json:"ttlSeconds,omitempty"` // nil: never ends, or not known
+	Configured bool        `json:"configured"`
+
+	NewestSample time.Time `json:"newestSample,omitzero"`
+	NewestAge    *float64  `json:"newestSampleAgeSeconds,omitempty"`
+	Skew         *float64  `json:"clockSkewSeconds,omitempty"`
+	Interval     float64   `json:"pushIntervalSeconds,omitempty"`
+
+	Live     int     `json:"liveSeries"`
+	Samples  float64 `json:"samplesPerSecond"`
+	Requests float64 `json:"requestsPerSecond"`
+
+	Rejected      map[string]uint64 `json:"rejected"`
+	LastRejection *rejectionJSON    `json:"lastRejection,omitempty"`
+	Warnings      []string          `json:"warnings"`
+}
+
+type rejectionJSON struct {
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason"`
+	Code   int       `json:"code,omitempty"`
+	Series string    `json:"series,omitempty"`
+	Detail string    `json:"detail"`
+}
+
+// listEdges lists the edges, in Prometheus' envelope.
+func (r *relay) listEdges(w http.ResponseWriter, _ *http.Request) {
+	now := time.Now()
+	_, owned := r.count.get()
+	list := []edgeJSON{}
+	for _, e := range r.edges.Reports(now) {
+		list = append(list, r.edgeJSON(&e, owned[e.Name], now))
+	}
+	writeJSON(w, map[string]any{"status": "success", "data": list})
+}
+
+func (r *relay) edgeJSON(e *edges.Report, has series.Owned, now time.Time) edgeJSON {
+	j := edgeJSON{
+		Name: e.Name, State: e.State, Silent: e.Silent, LastSeen: e.LastSeen, Configured: e.Configured,
+		Interval: rounded(e.Interval.Seconds()), Live: has.Live, Samples: rounded(e.SamplesPerSecond), Requests: rounded(e.RequestsPerSecond),
+		Rejected: map[string]uint64{}, Warnings: e.Warnings(has.Held, 0, r.cfg.lag),
+	}
+	switch {
+	case e.TTL == math.MaxInt64:
+		j.TTL = "inf"
+	case e.TTL > 0:
+		j.TTL, j.TTLSeconds = e.TTL.String(), new(e.TTL.Seconds())
+	}
+	if !e.Newest.IsZero() {
+		j.NewestSample, j.NewestAge = e.Newest, new(rounded(now.Sub(e.Newest).Seconds()))
+	}
+	if e.Skewed {
+		j.Skew = new(rounded(e.Skew.Seconds()))
+	}
+	for _, refused := range []map[string]uint64{e.RefusedSamples, e.RefusedRequests} {
+		for reason, n := range refused {
+			j.Rejected[reason] += n
+		}
+	}
+	if f := e.LastRefusal; f != nil {
+		j.LastRejection = &rejectionJSON{f.At.UTC().Truncate(time.Millisecond), f.Reason, f.Code, f.Series, f.Detail}
+	}
+	if j.Warnings == nil {
+		j.Warnings = []string{}
+	}
+	return j
+}
+
+// rounded leaves three digits behind the point.
+func rounded(v float64) float64 { return math.Round(v*1000) / 1000 }

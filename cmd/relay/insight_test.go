@@ -1,0 +1,177 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/prompb"
+)
+
+// getData asks for an endpoint of the API, and reads the data in its envelope.
+func getData(t *testing.T, url string, data any) {
+	t.Helper()
+	res, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	answer := struct {
+		Status string `json:"status"`
+		Data   any    `json:"data"`
+	}{Data: data}
+	if err := json.NewDecoder(res.Body).Decode(&answer); err != nil || res.StatusCode != 200 || answer.Status != "success" || res.Header.Get("Content-Type") != "application/json" {
+		t.Fatalf("%s: %d, %v, %+v", url, res.StatusCode, err, answer)
+	}
+}
+
+// A write is a request of an edge.
+type write struct {
+	edge, ttl, contentType string
+	names                  []string
+	time                   time.Time
+}
+
+// sendWrite sends it, and returns the status.
+func sendWrite(t *testing.T, base string, w write) int {
+	t.Helper()
+	req := &prompb.WriteRequest{}
+	for _, name := range w.names {
+		req.Timeseries = append(req.Timeseries, prompb.TimeSeries{
+			Labels: []prompb.Label{{Name: "__name__", Value: name}}, Samples: []prompb.Sample{{Value: 1, Timestamp: w.time.UnixMilli()}},
+		})
+	}
+	raw, err := req.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.NewRequest(http.MethodPost, base+"/api/v1/write", bytes.NewReader(snappy.Encode(nil, raw)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("X-Relay-Edge", w.edge)
+	r.Header.Set("X-Relay-TTL", w.ttl)
+	r.Header.Set("Content-Type", w.contentType)
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	return res.StatusCode
+}
+
+func TestEdgesAPI(t *testing.T) {
+	base, _ := startRelay(t)
+	now := time.Now()
+	for _, w := range []struct {
+		write
+		code int
+	}{
+		{write{edge: "shop", ttl: "10s", names: []string{"a", "b"}, time: now.Add(-16 * time.Second)}, 204},
+		{write{edge: "shop", ttl: "10s", names: []string{"a", "b", "b\xff"}, time: now.Add(-time.Second)}, 400},
+		{write{edge: "fast", ttl: "inf", names: []string{"c"}, time: now.Add(time.Hour)}, 400},
+		{write{edge: "zstd", contentType: "text/plain", names: []string{"c"}, time: now}, 415},
+		{write{edge: "batch", ttl: "inf", names: []string{"d"}, time: now}, 204},
+		{write{edge: "no/name", names: []string{"d"}, time: now}, 400},
+	} {
+		if code := sendWrite(t, base, w.write); code != w.code {
+			t.Fatalf("%+v: %d", w, code)
+		}
+	}
+	var list []edgeJSON
+	getData(t, base+"/api/v1/edges", &list)
+	by := map[string]edgeJSON{}
+	var names []string
+	for _, e := range list {
+		by[e.Name] = e
+		names = append(names, e.Name+" "+string(e.State))
+	}
+	if got := strings.Join(names, ", "); got != "batch live, fast refused, shop live, zstd refused" {
+		t.Fatal(got)
+	}
+	shop := by["shop"]
+	if shop.TTL != "10s" || *shop.TTLSeconds != 10 || shop.Silent || shop.Live != 2 || shop.Interval != 15 || shop.LastSeen.Before(now.Add(-time.Minute)) ||
+		*shop.NewestAge < 1 || *shop.NewestAge > 100 || *shop.Skew > -.9 || *shop.Skew < -30 || shop.Samples <= 0 || shop.Requests <= 0 || shop.Configured {
+		t.Errorf("%+v", shop)
+	}
+	if len(shop.Rejected) != 1 || shop.Rejected["label_invalid"] != 1 || shop.LastRejection == nil || shop.LastRejection.Code != 400 || shop.LastRejection.Series != `"b\xff"` || shop.LastRejection.Detail == "" {
+		t.Errorf("%+v, %+v", shop.Rejected, shop.LastRejection)
+	}
+	if len(shop.Warnings) != 1 || shop.Warnings[0] != "its TTL of 10s is not longer than its push interval of 15s: series flicker" {
+		t.Errorf("%q", shop.Warnings)
+	}
+	if e := by["batch"]; e.TTL != "inf" || e.TTLSeconds != nil || len(e.Warnings) != 0 {
+		t.Errorf("%+v", e)
+	}
+	if e := by["fast"]; !e.Silent || !e.LastSeen.IsZero() || *e.Skew < 3000 || len(e.Warnings) != 1 || e.LastRejection.Reason != "too_far_in_future" {
+		t.Errorf("%+v", e)
+	}
+	if e := by["zstd"]; e.LastRejection.Code != 415 || e.Rejected["content_type"] != 1 {
+		t.Errorf("%+v", e)
+	}
+}
+
+// What is refused before it is known to be from an edge counts for the edge that it
+// says it is from, and does not speak for it.
+func TestEdgesAPIWithFile(t *testing.T) {
+	secret := file(t, "berlin.password", "s3cret")
+	base, _ := startRelay(t, "--edges.file="+file(t, "edges.yml", `edges:
+- name: berlin
+  basic_auth: {password_file: "`+secret+`"}
+  limits: {requests_per_second: 0.5}
+- name: oslo
+  basic_auth: {password_file: "`+secret+`"}
+`))
+	as := func(user, password string) int {
+		t.Helper()
+		req, err := http.NewRequest(http.MethodPost, base+"/api/v1/write", bytes.NewReader(pushBody(t, "a", 1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth(user, password)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		return res.StatusCode
+	}
+	state := func(want string) []edgeJSON {
+		t.Helper()
+		var list []edgeJSON
+		getData(t, base+"/api/v1/edges", &list)
+		var got []string
+		for _, e := range list {
+			got = append(got, e.Name+" "+string(e.State))
+			if !e.Configured {
+				t.Errorf("%+v", e)
+			}
+		}
+		if s := strings.Join(got, ", "); s != want {
+			t.Fatalf("%s, want %s", s, want)
+		}
+		return list
+	}
+	state("berlin silent, oslo silent")
+	for i, code := range []int{as("berlin", "s3cret"), as("berlin", "guess"), as("nobody", "guess"), as("oslo", "guess")} {
+		if want := []int{204, 401, 401, 401}[i]; code != want {
+			t.Fatalf("request %d: %d", i, code)
+		}
+	}
+	list := state("berlin live, oslo refused")
+	if list[0].Rejected["credentials"] != 1 || list[1].Rejected["credentials"] != 1 || list[1].LastRejection.Code != 401 {
+		t.Errorf("%+v", list)
+	}
+	for i := 0; as("berlin", "s3cret") != 429; i++ {
+		if i == 100 {
+			t.Fatal("over no rate")
+		}
+	}
+	if list := state("berlin refused, oslo refused"); list[0].Rejected["request_rate"] != 1 || !strings.Contains(list[0].LastRejection.Detail, "requests_per_second") {
+		t.Errorf("%+v", list)
+	}
+}
