@@ -8,9 +8,13 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
+	"net/http"
 	"net/http/httptest"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -388,3 +392,84 @@ scrape_configs:
 		})
 	}
 }
+
+// An outage that real senders bridge, in small: here of ten seconds, with a TTL of two.
+// What was kept is replayed, oldest first; all of it is taken, none of it is shown as
+// current, and what is fresh shows at once. That an hour's is no different is in
+// testdata/stories/backlog.txt.
+func TestBacklogOfARealSender(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some seconds")
+	}
+	for _, message := range []string{"prometheus.WriteRequest", "io.prometheus.write.v2.Request"} {
+		t.Run(message, func(t *testing.T) {
+			t.Parallel()
+			const ttl, lag = 2 * time.Second, time.Second
+			url, r := startRelay(t, "--series.lag-tolerance=1s")
+			var out atomic.Bool
+			var refused, taken, dropped atomic.Int64
+			gate := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				if out.Load() {
+					refused.Add(1)
+					http.Error(w, "out of order", http.StatusServiceUnavailable)
+					return
+				}
+				rec := &recorded{ResponseWriter: w}
+				r.handler.ServeHTTP(rec, req)
+				if rec.code/100 == 2 {
+					taken.Add(1)
+				} else {
+					dropped.Add(1)
+				}
+			}))
+			t.Cleanup(gate.Close)
+			target, _ := startTarget(t)
+			startPrometheus(t, edgeConfig(gate.URL, message, ", X-Relay-TTL: 2s"), target)
+			// newest is the age of the warmth that is shown.
+			newest := func() (age time.Duration, shown bool) {
+				before := time.Now()
+				m := regexp.MustCompile(`(?m)^shop_temperature_celsius\{.*\} \S+ (\d+)$`).FindStringSubmatch(getPage(t, url+"/metrics?match[]=shop_temperature_celsius"))
+				if m == nil {
+					return 0, false
+				}
+				ms, err := strconv.ParseInt(m[1], 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return before.Sub(time.UnixMilli(ms)), true
+			}
+			eventually(t, "a first sample", func() bool { _, shown := newest(); return shown })
+			out.Store(true)
+			eventually(t, "an edge that is gone", func() bool { _, shown := newest(); return !shown })
+			time.Sleep(7 * time.Second)
+			out.Store(false)
+			recovered := time.Now()
+			eventually(t, "what is fresh", func() bool {
+				age, shown := newest()
+				if shown && age > ttl+lag {
+					t.Errorf("%s after the outage a sample of %s ago is shown as current", time.Since(recovered), age)
+				}
+				return shown && age < 1500*time.Millisecond
+			})
+			if refused.Load() == 0 || taken.Load() < 3 || dropped.Load() > 0 {
+				t.Errorf("%d requests were refused during the outage, %d taken, and %d dropped by their sender", refused.Load(), taken.Load(), dropped.Load())
+			}
+			if own := getPage(t, url+"/-/metrics"); !regexp.MustCompile(`(?m)^relay_samples_total\{outcome="expired_on_arrival"\} [1-9]`).MatchString(own) {
+				t.Error("nothing of the backlog had expired on arrival: there was none")
+			}
+		})
+	}
+}
+
+// recorded tells the code of an answer.
+type recorded struct {
+	http.ResponseWriter
+	code int
+}
+
+func (r *recorded) WriteHeader(code int) {
+	r.code = code
+	r.ResponseWriter.WriteHeader(code)
+}
+
+func (r *recorded) Unwrap() http.ResponseWriter { return r.ResponseWriter }
