@@ -40,7 +40,7 @@ type groupVisitor struct {
 type groupFamily struct {
 	Time    time.Time                 `json:"time_stamp"`
 	Type    string                    `json:"type"`
-	Help    string                    `json:"help"`
+	Help    string                    `json:"help,omitempty"`
 	Metrics []map[string]any          `json:"metrics"`
 	byKey   map[string]map[string]any // of one metric, by labels
 }
@@ -72,7 +72,11 @@ func (v *groupVisitor) Series(f *series.Family, s *series.Series) {
 	if t := time.UnixMilli(s.Time).UTC(); t.After(fam.Time) {
 		fam.Time = t
 	}
-	labels, bound := map[string]string{}, ""
+	// Its labels are those of the page, the grouping key's empty ones included.
+	labels, bound := series.Labels(grouping), ""
+	if _, has := labels["instance"]; !has {
+		labels["instance"] = ""
+	}
 	var id strings.Builder
 	for p := range s.Pairs {
 		name := string(p.Name)

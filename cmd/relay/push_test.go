@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -113,7 +114,8 @@ EOF`)
 func besideAPushgateway(t *testing.T) {
 	base := startBinary(t, "--push.ttl=inf")
 	address := freeAddress(t)
-	start(t, "/usr/bin/prometheus-pushgateway", "--web.listen-address="+address, "--push.disable-consistency-check")
+	start(t, "/usr/bin/prometheus-pushgateway", "--web.listen-address="+address, "--push.disable-consistency-check",
+		"--persistence.file="+filepath.Join(t.TempDir(), "data")) // Debian's own is one for all
 	theirs := "http://" + address
 	waitFor(t, "the Pushgateway", func() bool { return status(theirs+"/-/ready") == 200 })
 	seed := rand.Uint64()
@@ -183,6 +185,47 @@ func besideAPushgateway(t *testing.T) {
 	if compared < 100 {
 		t.Errorf("only %d lines were compared", compared)
 	}
+	ours, its := groupsOf(t, base), groupsOf(t, theirs)
+	if len(its) == 0 || ours != its {
+		t.Errorf("seed %d: /api/v1/metrics is\n%s\nthe Pushgateway's\n%s", seed, ours, its)
+	}
+}
+
+// groupsOf is what /api/v1/metrics says, in one order, without times.
+func groupsOf(t *testing.T, base string) string {
+	t.Helper()
+	var answer struct {
+		Status string
+		Data   []map[string]any
+	}
+	if err := json.Unmarshal([]byte(getPage(t, base+"/api/v1/metrics")), &answer); err != nil || answer.Status != "success" {
+		t.Fatalf("%s/api/v1/metrics: %v, status %q", base, err, answer.Status)
+	}
+	var groups []string
+	for _, group := range answer.Data {
+		for name, family := range group {
+			f, ok := family.(map[string]any)
+			if !ok || name == "labels" {
+				continue
+			}
+			if at, err := time.Parse(time.RFC3339Nano, fmt.Sprint(f["time_stamp"])); err != nil || time.Since(at) > time.Hour {
+				t.Errorf("%s: time_stamp %v", name, f["time_stamp"])
+			}
+			delete(f, "time_stamp")
+			metrics := f["metrics"].([]any)
+			if strings.HasPrefix(name, "push_") {
+				metrics[0].(map[string]any)["value"] = "a time"
+			}
+			slices.SortFunc(metrics, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+		}
+		text, err := json.MarshalIndent(group, "", " ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		groups = append(groups, string(text))
+	}
+	slices.Sort(groups)
+	return strings.Join(groups, "\n")
 }
 
 func without(a, b []string) []string {
