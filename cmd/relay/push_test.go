@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -364,5 +366,78 @@ func TestGroupsOutliveRestarts(t *testing.T) {
 			}
 			restart()
 		}
+	}
+}
+
+// A wipe ends all groups and nothing else, and only where the admin API is on.
+func TestWipe(t *testing.T) {
+	do := func(method, url, body string) int {
+		t.Helper()
+		req, err := http.NewRequest(method, url, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		return res.StatusCode
+	}
+	for flag, want := range map[string]int{"--no-web.enable-admin-api": 403, "--web.enable-admin-api": 202} {
+		base, _ := startRelay(t, flag)
+		do("PUT", base+"/metrics/job/x", "a 1\n")
+		do("POST", base+"/metrics/job/y/shop/1", "b 1\n")
+		pushOne(t, base, "written", 1)
+		if code := do("GET", base+"/api/v1/admin/wipe", ""); code != 405 {
+			t.Errorf("GET: %d", code)
+		}
+		if code := do("PUT", base+"/api/v1/admin/wipe", ""); code != want {
+			t.Errorf("%s: %d, want %d", flag, code, want)
+		}
+		page := getPage(t, base+"/metrics")
+		for _, pushed := range []string{`a{job="x"`, `b{job="y"`, "push_time_seconds{"} {
+			if strings.Contains(page, pushed) != (want == 403) {
+				t.Errorf("%s: %s is shown, or not:\n%s", flag, pushed, page)
+			}
+		}
+		if !strings.Contains(page, "written{") {
+			t.Errorf("%s: what was written is gone", flag)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// Who comes from a Pushgateway is told once that nothing stays for ever.
+func TestPushWithoutTTLIsLoggedOnce(t *testing.T) {
+	for _, c := range []struct {
+		flags   []string
+		headers [2]string
+		want    int
+	}{{nil, [2]string{"X", "-"}, 1}, {nil, [2]string{"X-Relay-TTL", "90s"}, 0}, {[]string{"--push.ttl=inf"}, [2]string{"X", "-"}, 0}} {
+		var logs lockedBuffer
+		cfg, _, err := parseFlags(append([]string{"--journal=off"}, c.flags...), io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := newRelay(cfg, slog.New(slog.NewTextHandler(&logs, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			req := httptest.NewRequest("PUT", "/metrics/job/x", strings.NewReader("a 1\n"))
+			req.Header.Set(c.headers[0], c.headers[1])
+			w := httptest.NewRecorder()
+			if r.handler.ServeHTTP(w, req); w.Code != 200 {
+				t.Fatal(w.Code, w.Body)
+			}
+		}
+		if got := strings.Count(logs.String(), "--push.ttl=inf"); got != c.want {
+			t.Errorf("%v %v: said %d times, want %d:\n%s", c.flags, c.headers, got, c.want, logs.String())
+		}
+		r.close()
 	}
 }
