@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/prompb"
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 
@@ -53,7 +54,7 @@ func TestCapturedRequests(t *testing.T) {
 			if strings.Contains(header.Get("Content-Type"), "io.prometheus.write.v2.Request") {
 				v, theirs = v2, theirs2
 			}
-			newest, samples := newestSample(t, v, raw)
+			newest, samples, values := newestSample(t, v, raw)
 			withSamples[sender] = withSamples[sender] || samples > 0
 
 			// Whatever the clock of this machine says.
@@ -93,8 +94,8 @@ func TestCapturedRequests(t *testing.T) {
 			if res.Refused() > 0 || res.Samples+res.Histograms != samples {
 				t.Errorf("%d of %d samples taken, %d refused", res.Samples+res.Histograms, samples, res.Refused())
 			}
-			if samples > 0 && !strings.Contains(page, "ttl=") {
-				t.Errorf("of %d samples none is shown:\n%s", samples, page)
+			if values > 0 && !strings.Contains(page, "ttl=") {
+				t.Errorf("of %d values none is shown:\n%s", values, page)
 			}
 		})
 	}
@@ -125,13 +126,17 @@ func shownAt(t *testing.T, ms int64, apply func(*series.Batch) error) (string, s
 	return strings.Join(p.lines, "\n"), res
 }
 
-// newestSample is the newest time of a sample, and how many there are.
-func newestSample(t *testing.T, v version, raw []byte) (ms int64, samples int) {
+// newestSample is the newest time of a sample, how many there are, and how many of
+// them are no stale markers.
+func newestSample(t *testing.T, v version, raw []byte) (ms int64, samples, values int) {
 	t.Helper()
 	ms = math.MinInt64
-	see := func(t int64) {
+	see := func(t int64, v float64) {
 		ms = max(ms, t)
 		samples++
+		if !value.IsStaleNaN(v) {
+			values++
+		}
 	}
 	if v == v2 {
 		var req writev2.Request
@@ -140,13 +145,13 @@ func newestSample(t *testing.T, v version, raw []byte) (ms int64, samples int) {
 		}
 		for _, ts := range req.Timeseries {
 			for _, s := range ts.Samples {
-				see(s.Timestamp)
+				see(s.Timestamp, s.Value)
 			}
 			for _, h := range ts.Histograms {
-				see(h.Timestamp)
+				see(h.Timestamp, h.Sum)
 			}
 		}
-		return ms, samples
+		return ms, samples, values
 	}
 	var req prompb.WriteRequest
 	if err := req.Unmarshal(raw); err != nil {
@@ -154,11 +159,11 @@ func newestSample(t *testing.T, v version, raw []byte) (ms int64, samples int) {
 	}
 	for _, ts := range req.Timeseries {
 		for _, s := range ts.Samples {
-			see(s.Timestamp)
+			see(s.Timestamp, s.Value)
 		}
 		for _, h := range ts.Histograms {
-			see(h.Timestamp)
+			see(h.Timestamp, h.Sum)
 		}
 	}
-	return ms, samples
+	return ms, samples, values
 }

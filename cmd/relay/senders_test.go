@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"regexp"
@@ -109,4 +110,60 @@ func TestBinaryStops(t *testing.T) {
 		p.Signal(syscall.SIGINT)
 		ends(t, p)
 	})
+}
+
+// The Collector pushes what it is given over OTLP, in both versions of the protocol,
+// with types and help, and ends a series that has no value any more.
+func TestProcessCollector(t *testing.T) {
+	if os.Getenv("RELAY_E2E") == "" {
+		t.Skip("set RELAY_E2E=1, with the programs that CONTRIBUTING.md names in $RELAY_TOOLS")
+	}
+	for _, message := range []string{"prometheus.WriteRequest", "io.prometheus.write.v2.Request"} {
+		t.Run(message, func(t *testing.T) {
+			base := startBinary(t)
+			otlp := freeAddress(t)
+			conf := strings.NewReplacer("http://relay.example.com:10091", captured(t, base, "otel-collector-0.165-"+strings.ReplaceAll(message, ".", "-")),
+				"localhost:4317", freeAddress(t), "localhost:4318", otlp,
+				"    send_metadata: true\n", "    send_metadata: true\n    protobuf_message: "+message+"\n",
+				"service:\n", "service:\n  telemetry: {metrics: {level: none}}\n").Replace(read(t, "docs/edges/otel-collector.yml"))
+			start(t, tool(t, "otelcol"), "--config="+file(t, "otel.yml", conf), "--feature-gates=exporter.prometheusremotewritexporter.enableSendingRW2")
+			send := func(flags int) bool {
+				now := time.Now().UnixNano()
+				point := fmt.Sprintf(`"startTimeUnixNano":"%d","timeUnixNano":"%d","flags":%d,"attributes":[{"key":"car.model","value":{"stringValue":"T"}}]`, now-int64(time.Minute), now, flags)
+				metrics := []string{
+					`{"name":"car.speed","unit":"m/s","description":"How fast.","gauge":{"dataPoints":[{` + point + `,"asDouble":20.5}]}}`,
+					`{"name":"trips","description":"Trips.","sum":{"aggregationTemporality":2,"isMonotonic":true,"dataPoints":[{` + point + `,"asInt":"7"}]}}`,
+					`{"name":"trip.duration","unit":"s","description":"How long.","histogram":{"aggregationTemporality":2,"dataPoints":[{` + point + `,"count":"3","sum":4.5,"bucketCounts":["1","2"],"explicitBounds":[1]}]}}`,
+					`{"name":"stop.duration","unit":"s","description":"Stops.","exponentialHistogram":{"aggregationTemporality":2,"dataPoints":[{` + point + `,"count":"3","sum":4.5,"scale":1,"zeroCount":"1","positive":{"offset":0,"bucketCounts":["2"]}}]}}`,
+					`{"name":"fuel","description":"Fuel.","summary":{"dataPoints":[{` + point + `,"count":"3","sum":4.5,"quantileValues":[{"quantile":0.5,"value":1.5}]}]}}`,
+				}
+				body := `{"resourceMetrics":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"fleet"}},{"key":"service.instance.id","value":{"stringValue":"car-1"}}]},"scopeMetrics":[{"metrics":[` + strings.Join(metrics, ",") + `]}]}]}`
+				res, err := http.Post("http://"+otlp+"/v1/metrics", "application/json", strings.NewReader(body))
+				if err != nil {
+					return false
+				}
+				defer res.Body.Close()
+				if text, _ := io.ReadAll(res.Body); res.StatusCode != 200 {
+					t.Fatalf("OTLP: %d %s", res.StatusCode, text)
+				}
+				return true
+			}
+			waitFor(t, "the Collector", func() bool { return send(0) })
+			waitForPage(t, base,
+				"# TYPE car_speed_meters_per_second gauge", "# HELP car_speed_meters_per_second How fast.", "# TYPE trips_total counter", "# TYPE trip_duration_seconds histogram", "# TYPE fuel summary",
+				"} 20.5 ", `trips_total{`, `trip_duration_seconds_bucket{`, `stop_duration_seconds_count{`, `fuel{`, `job="fleet"`, `instance="car-1"`, `site="shop-17"`, `car_model="T"`)
+			if got := getPage(t, base+"/metrics?edge=shop-17"); !strings.Contains(got, "car_speed") {
+				t.Errorf("the edge's own page is\n%s", got)
+			}
+			before := getPage(t, base+"/-/metrics")
+			send(1) // no recorded value
+			waitFor(t, "the series ended", func() bool {
+				page := getPage(t, base+"/metrics")
+				return !strings.Contains(page, "car_speed") && !strings.Contains(page, "trip") && !strings.Contains(page, "stop_duration") && !strings.Contains(page, "fuel")
+			})
+			if refused := regexp.MustCompile(`(?m)^relay_refused_(samples|requests)_total\{.*\} [1-9].*$`).FindString(before); refused != "" {
+				t.Error(refused)
+			}
+		})
+	}
 }
