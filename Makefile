@@ -2,7 +2,7 @@
 BENCH ?= .
 REF ?= main
 
-.PHONY: help build run test race fuzz lint e2e long bench bench-compare bench-peers ci
+.PHONY: help build run test race fuzz lint e2e long bench bench-compare bench-peers bench-journal ci
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-15s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ bench-compare: ## benchmarks of REF and of this tree, side by side
 
 bench-peers: ## the relay, Prometheus and VictoriaMetrics under the same load
 	scripts/bench-peers
+
+bench-journal: ## the relay with its journal and without, side by side
+	scripts/bench-journal
 
 ci: ## what a change must pass
 	.ci/run

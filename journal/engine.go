@@ -32,6 +32,7 @@ type engine struct {
 	js     jetstream.JetStream
 	stream jetstream.Stream
 	store  jetstream.ObjectStore
+	direct server.StreamStore // the short way into the stream; nil: by the client
 }
 
 // startEngine starts the server on a directory.
@@ -83,7 +84,31 @@ func (e *engine) open(o *Options) (err error) {
 	if e.store, err = e.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{Bucket: bucket, Storage: jetstream.FileStorage}); err != nil {
 		return fmt.Errorf("object store %s: %w", bucket, err)
 	}
+	if e.direct, err = streamStore(e.server, streamName); err != nil {
+		o.Logger.Warn("Records take the long way into the engine, at a higher price", "err", err)
+	}
 	return nil
+}
+
+// publish puts a message into the stream, and returns when it is safe there.
+func (e *engine) publish(ctx context.Context, data []byte) (sequence uint64, err error) {
+	if e.direct != nil {
+		sequence, _, err = e.direct.StoreMsg(subject, nil, data, 0)
+		return sequence, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), appendTime)
+	defer cancel()
+	ack, err := e.js.Publish(ctx, subject, data, jetstream.WithRetryAttempts(0))
+	if err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
+}
+
+// isFull tells the error of a stream at its limit from a fault.
+func isFull(err error) bool {
+	var api *jetstream.APIError
+	return errors.Is(err, server.ErrMaxBytes) || errors.As(err, &api) && api.Description == server.ErrMaxBytes.Error()
 }
 
 func (e *engine) close() {

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/tsdb/fileutil"
 )
@@ -139,8 +138,6 @@ func (j *Journal) Append(ctx context.Context, r *Record, apply func()) error {
 
 // publish has the engine take a record, in parts if its body is long.
 func (j *Journal) publish(ctx context.Context, e *engine, r *Record) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), appendTime)
-	defer cancel()
 	p := part{total: uint64(max(1, (len(r.Body)+maxBody-1)/maxBody))}
 	if p.total > 1 {
 		p.id = rand.Uint64()
@@ -153,13 +150,13 @@ func (j *Journal) publish(ctx context.Context, e *engine, r *Record) error {
 	for ; p.index < p.total; p.index++ {
 		from := int(p.index) * maxBody
 		*buf = r.append((*buf)[:0], p, r.Body[from:min(from+maxBody, len(r.Body))])
-		ack, err := e.js.Publish(ctx, subject, *buf, jetstream.WithRetryAttempts(0))
+		sequence, err := e.publish(ctx, *buf)
 		if err != nil {
 			return j.failed(err)
 		}
 		j.metrics.bytes.Add(float64(len(*buf)))
 		j.mu.Lock()
-		j.last = max(j.last, ack.Sequence)
+		j.last = max(j.last, sequence)
 		j.mu.Unlock()
 	}
 	j.metrics.records.Inc()
@@ -170,8 +167,7 @@ func (j *Journal) publish(ctx context.Context, e *engine, r *Record) error {
 // may help.
 func (j *Journal) failed(err error) error {
 	j.metrics.failures.Inc()
-	var api *jetstream.APIError
-	if errors.As(err, &api) && api.Description == "maximum bytes exceeded" {
+	if isFull(err) {
 		return ErrFull
 	}
 	select {
