@@ -92,6 +92,7 @@ type Batch struct {
 	edge     uint32 // the owner, or who pushes to it
 	group    *Group // nil: no push to one
 	crowded  bool   // there was no room for the group
+	disputes bool   // it took a series from another edge
 	longest  TTL    // of the push
 	ends     map[string]bool
 	recorded *Decision // in a replay
@@ -1173,6 +1174,7 @@ func (b *Batch) take(id uint32, sl *slot) {
 	s := b.store
 	if sl.flags&sampled != 0 {
 		s.totals.owners.Add(1)
+		b.contested(sl)
 	}
 	s.own(sl.owner, -1)
 	sl.owner = b.owner

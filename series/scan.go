@@ -232,7 +232,11 @@ func (s *Store) Scan(now time.Time, q Query, v Visitor) error {
 			return err
 		}
 	}
-	return v.Flush()
+	if err := v.Flush(); err != nil {
+		return err
+	}
+	s.scraped.note(&q, c.mono)
+	return nil
 }
 
 // families lists what may have something to show, sorted.
@@ -609,23 +613,23 @@ func (c *scan) selected(sl *slot, m *member) ([]pairID, bool) {
 	if refs[0] != m.id && !slices.Contains(refs, m.id) {
 		return nil, false
 	}
-	if c.query.Shards > 0 && c.shard(refs) != c.query.Shard {
+	if c.query.Shards > 0 && shardOf(c.store.dict, refs, c.query.Shards) != c.query.Shard {
 		return nil, false
 	}
 	return refs, c.query.Matchers == nil || c.matches(refs)
 }
 
-// shard is a function of the labels alone, in any order, without bounds and the
+// shardOf is a function of the labels alone, in any order, without bounds and the
 // suffixes of a family.
-func (c *scan) shard(refs []pairID) int {
+func shardOf(d *dict, refs []pairID, shards int) int {
 	h := uint64(0)
 	for _, id := range refs {
-		h += c.store.dict.pairs[id].stable
+		h += d.pairs[id].stable
 	}
 	h ^= h >> 33
 	h *= 0xff51afd7ed558ccd
 	h ^= h >> 33
-	return int(h % uint64(c.query.Shards))
+	return int(h % uint64(shards))
 }
 
 func (c *scan) matches(refs []pairID) bool {

@@ -101,6 +101,9 @@ type Store struct {
 
 	metadata metadata
 
+	contests contests
+	scraped  scraped
+
 	pins   pins
 	freed  uint64 // changes when pair ids may mean something else
 	full   atomic.Bool
@@ -367,13 +370,14 @@ func (s *Store) owned(live []int) map[string]Owned {
 }
 
 type counters struct {
-	expired, ended, created, forgotten, owners atomic.Uint64
+	expired, missed, ended, created, forgotten, owners atomic.Uint64
 }
 
 // Counters are totals since the store was made.
 type Counters struct {
 	Created           uint64 // series
 	Expired           uint64 // series whose deadline has passed, as noticed by the sweep
+	Missed            uint64 // of them, those whose last sample no scan of all has begun to show
 	Ended             uint64 // series ended by a stale marker
 	Forgotten         uint64 // watermarks freed
 	OwnerChanges      uint64 // series written by another edge than before
@@ -383,7 +387,7 @@ type Counters struct {
 // Counters returns the totals.
 func (s *Store) Counters() Counters {
 	return Counters{
-		Created: s.totals.created.Load(), Expired: s.totals.expired.Load(), Ended: s.totals.ended.Load(),
+		Created: s.totals.created.Load(), Expired: s.totals.expired.Load(), Missed: s.totals.missed.Load(), Ended: s.totals.ended.Load(),
 		Forgotten: s.totals.forgotten.Load(), OwnerChanges: s.totals.owners.Load(),
 		MetadataConflicts: s.metadata.conflicts.Load(),
 	}

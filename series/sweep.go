@@ -64,6 +64,7 @@ func (s *Store) Sweep(now time.Time) (freed int) {
 	mono := s.mono(now)
 	round, ok := s.pins.advance()
 	pinned := func(sl *slot) bool { return !ok || round-sl.pin <= 1 }
+	seen := s.scraped.copy()
 	var dead []uint32
 	touched := map[*metric]bool{}
 	for i := 0; ; i++ {
@@ -83,6 +84,9 @@ func (s *Store) Sweep(now time.Time) (freed int) {
 					sl.flags |= counted
 					if sl.bits != staleBits && sl.flags&deleted == 0 {
 						s.totals.expired.Add(1)
+						if s.missed(seen, sl) {
+							s.totals.missed.Add(1)
+						}
 					}
 				}
 				if (sl.flags&sampled == 0 || mono >= sl.forgettable(s.lag)) && !pinned(sl) {
