@@ -60,6 +60,7 @@ type Handler struct {
 	stamps  stamps
 	log     *slog.Logger
 	metrics *metrics
+	scrapes *scrapes
 	turns   chan struct{}
 	parser  parser.Parser
 }
@@ -93,7 +94,7 @@ func New(opts Options) (*Handler, error) {
 		return nil, fmt.Errorf("timestamps %q: want auto, always or never", opts.Timestamps)
 	}
 	return &Handler{
-		opts: opts, stamps: st, log: opts.Logger, metrics: newMetrics(opts.Registerer),
+		opts: opts, stamps: st, log: opts.Logger, metrics: newMetrics(opts.Registerer), scrapes: newScrapes(),
 		turns:  make(chan struct{}, opts.MaxScrapes),
 		parser: parser.NewParser(parser.Options{}),
 	}, nil
@@ -168,6 +169,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	h.metrics.observe(f.syntax, enc, sent.n, p, time.Since(start))
+	h.scrapes.answered(r, &q, start, sent.n, p.series)
 }
 
 // unavailable answers a scrape that has waited until the scraper is about to

@@ -3,6 +3,7 @@ package ingest
 import (
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,6 +31,35 @@ type metrics struct {
 	decodedBytes    prometheus.Counter
 	duration        prometheus.Histogram
 	reg             prometheus.Registerer
+
+	totals struct{ samples, requests, refused atomic.Uint64 }
+}
+
+// Totals are counts since the start, and the bytes in flight.
+type Totals struct {
+	Samples  uint64 // accepted, histograms included
+	Requests uint64
+	Refused  uint64 // requests of which something was refused
+
+	InflightBytes, InflightLimit int64
+}
+
+// Totals says what was taken and refused so far, of pushes of both kinds.
+func (h *Handler) Totals() Totals {
+	t := &h.metrics.totals
+	return Totals{
+		Samples: t.samples.Load(), Requests: t.requests.Load(), Refused: t.refused.Load(),
+		InflightBytes: h.room.inUse(), InflightLimit: h.room.total,
+	}
+}
+
+// total counts a request for Totals.
+func (m *metrics) total(code, samples int) {
+	m.totals.requests.Add(1)
+	m.totals.samples.Add(uint64(samples))
+	if code >= http.StatusBadRequest {
+		m.totals.refused.Add(1)
+	}
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -108,9 +138,11 @@ func (m *metrics) observe(v version, code int, res *series.Result, took time.Dur
 	m.requests.WithLabelValues(v.String(), strconv.Itoa(code)).Inc()
 	m.duration.Observe(took.Seconds())
 	if res.Deduplicated {
+		m.total(code, 0)
 		m.deduplicated.Add(float64(res.Samples + res.Histograms))
 		return
 	}
+	m.total(code, res.Samples+res.Histograms)
 	m.overridden.Add(float64(res.Overridden))
 	m.stored.Add(float64(res.Stored))
 	m.ended.Add(float64(res.Ended))
@@ -134,10 +166,12 @@ func (m *metrics) pushed(method string, code int) {
 		method = "other"
 	}
 	m.pushes.WithLabelValues(method, strconv.Itoa(code)).Inc()
+	m.total(code, 0)
 }
 
 // observePush counts what was pushed to a group.
 func (m *metrics) observePush(res *series.Result) {
+	m.totals.samples.Add(uint64(res.Samples + res.Histograms))
 	m.stored.Add(float64(res.Stored))
 	m.histograms.Add(float64(res.Histograms))
 	m.created.Add(float64(res.NewSeries))

@@ -23,6 +23,7 @@ import (
 // config is what the command line says.
 type config struct {
 	command string // serve, or what else the relay is asked to do
+	flags   map[string]string
 	client  client
 
 	log promslog.Config
@@ -169,7 +170,7 @@ func parseFlags(args []string, stdout io.Writer) (cfg *config, done bool, err er
 	if done {
 		return nil, err == nil, err
 	}
-	cfg.command = command
+	cfg.command, cfg.flags = command, flagValues(app)
 	if parseErr != nil || cfg.remote() {
 		return cfg, false, parseErr
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"math"
 	"net/http"
 	"sync"
@@ -66,13 +67,31 @@ type rejectionJSON struct {
 	Detail string    `json:"detail"`
 }
 
+// maxDisputes is how many others that write its series an edge is told of.
+const maxDisputes = 3
+
 // listEdges lists the edges, in Prometheus' envelope.
 func (r *relay) listEdges(w http.ResponseWriter, _ *http.Request) {
 	now := time.Now()
 	_, owned := r.count.get()
+	scrape := r.pages.Scrapes().Interval
+	disputes := map[string][]string{}
+	for _, c := range r.store.Contests(now) {
+		for i, edge := range c.Edges {
+			if len(disputes[edge]) == maxDisputes {
+				continue
+			}
+			disputes[edge] = append(disputes[edge], fmt.Sprintf("edge %s writes the same series, %s for one: give each edge a label of its own", c.Edges[1-i], c.Series))
+		}
+	}
 	list := []edgeJSON{}
 	for _, e := range r.edges.Reports(now) {
-		list = append(list, r.edgeJSON(&e, owned[e.Name], now))
+		j := r.edgeJSON(&e, owned[e.Name], now)
+		j.Warnings = append(e.Warnings(owned[e.Name].Held, scrape, r.cfg.lag), disputes[e.Name]...)
+		if j.Warnings == nil {
+			j.Warnings = []string{}
+		}
+		list = append(list, j)
 	}
 	writeJSON(w, map[string]any{"status": "success", "data": list})
 }
@@ -81,7 +100,7 @@ func (r *relay) edgeJSON(e *edges.Report, has series.Owned, now time.Time) edgeJ
 	j := edgeJSON{
 		Name: e.Name, State: e.State, Silent: e.Silent, LastSeen: e.LastSeen, Configured: e.Configured,
 		Interval: rounded(e.Interval.Seconds()), Live: has.Live, Samples: rounded(e.SamplesPerSecond), Requests: rounded(e.RequestsPerSecond),
-		Rejected: map[string]uint64{}, Warnings: e.Warnings(has.Held, 0, r.cfg.lag),
+		Rejected: map[string]uint64{},
 	}
 	switch {
 	case e.TTL == math.MaxInt64:
@@ -102,9 +121,6 @@ func (r *relay) edgeJSON(e *edges.Report, has series.Owned, now time.Time) edgeJ
 	}
 	if f := e.LastRefusal; f != nil {
 		j.LastRejection = &rejectionJSON{f.At.UTC().Truncate(time.Millisecond), f.Reason, f.Code, f.Series, f.Detail}
-	}
-	if j.Warnings == nil {
-		j.Warnings = []string{}
 	}
 	return j
 }

@@ -175,3 +175,85 @@ func TestEdgesAPIWithFile(t *testing.T) {
 		t.Errorf("%+v", list)
 	}
 }
+
+func TestStatusAPI(t *testing.T) {
+	base, r := startRelay(t, "--journal.path="+t.TempDir(), "--limits.series=100", "--web.external-url=http://me:secret@relay.example.com/")
+	var s statusJSON
+	getData(t, base+"/api/v1/status", &s)
+	if s.History.Live == nil || s.Contested == nil || s.Series.Live != 0 || !s.Ready || s.Journal.Mode != "embedded" || !s.Journal.Up || s.Journal.Replayed != 1 || s.Scrape.Series != nil {
+		t.Errorf("%+v", s)
+	}
+	now := time.Now()
+	for i := range 6 { // in turns
+		sendWrite(t, base, write{edge: []string{"shop", "ship"}[i%2], names: []string{"a", "b"}, time: now.Add(time.Duration(i) * time.Millisecond)})
+	}
+	sendWrite(t, base, write{edge: "shop", names: []string{"c\xff"}, time: now})
+	for range 4 {
+		req, err := http.NewRequest(http.MethodGet, base+"/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", "5")
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		time.Sleep(20 * time.Millisecond)
+	}
+	for i := range 400 {
+		r.trends.read(time.Now().Add(time.Duration(i)*historyStep), r)
+	}
+	time.Sleep(censusKept + 10*time.Millisecond) // what was counted is kept that long
+	getData(t, base+"/api/v1/status", &s)
+	if s.Series.Live != 2 || s.Series.Held != 2 || s.Series.Metrics != 2 || s.Edges.Live != 2 || *s.Scrape.Series != 2 || s.Scrape.Bytes == 0 || s.Scrape.Took <= 0 || s.Scrape.Interval < .02 || s.Scrape.Interval > 10 {
+		t.Errorf("%+v", s)
+	}
+	h := s.History
+	if h.Step != 10 || len(h.Live) != 360 || len(h.Samples) != 360 || len(h.Memory) != 360 || h.Memory[0] < 1<<20 || h.Live[359] != 2 && h.Live[359] != 0 {
+		t.Errorf("%+v", h)
+	}
+	if len(s.Contested) != 1 || s.Contested[0].Series != "a" || s.Contested[0].Edges != [2]string{"shop", "ship"} {
+		t.Errorf("%+v", s.Contested)
+	}
+	limits := map[string]limitJSON{}
+	for _, l := range s.Limits {
+		limits[l.Name] = l
+	}
+	if l := limits["series"]; len(limits) != 6 || l.Used != 2 || l.Limit != 100 || l.Flag != "--limits.series" || limits["memory"].Used < 1<<20 || limits["edges"].Used != 2 || limits["journal.max-bytes"].Used == 0 || limits["inflight-bytes"].Limit == 0 {
+		t.Errorf("%+v", s.Limits)
+	}
+	for name := range limits {
+		if !known("--" + strings.TrimPrefix(limits[name].Flag, "--")) {
+			t.Errorf("no flag %s", limits[name].Flag)
+		}
+	}
+	if s.Flags["limits.series"] != "100" || s.Flags["series.ttl"] != "5m0s" || strings.Contains(s.Flags["web.external-url"], "secret") || s.Flags["help"] != "" {
+		t.Errorf("%+v", s.Flags)
+	}
+	var list []edgeJSON
+	getData(t, base+"/api/v1/edges", &list)
+	if len(list) != 2 || len(list[1].Warnings) != 1 || !strings.HasPrefix(list[1].Warnings[0], "edge ship writes the same series, a for one") {
+		t.Errorf("%+v", list)
+	}
+}
+
+// What came in the last seconds is what the rates are of.
+func TestTrends(t *testing.T) {
+	base, r := startRelay(t)
+	start := r.trends.began
+	for i := range 30 {
+		if i < 10 {
+			for range 4 {
+				sendWrite(t, base, write{edge: "shop", names: []string{"a", "b", "c"}, time: time.Now()})
+			}
+		}
+		r.trends.read(start.Add(time.Duration(i+1)*readEvery), r)
+	}
+	if got := r.trends.rate; len(got) != 6 || got[1] != 6 || got[5] != 0 {
+		t.Errorf("%v", got)
+	}
+	if n := len(r.trends.recent); n != recentKept {
+		t.Errorf("%d readings", n)
+	}
+}

@@ -43,6 +43,8 @@ type relay struct {
 	journal  *journal.Journal // nil: off
 	replayed chan struct{}    // closed when the journal has been replayed
 	count    census
+	trends   trends
+	memory   int64 // --limits.memory in bytes; 0: no limit
 	ready    atomic.Bool
 	quit     chan struct{}
 	quitOnce sync.Once
@@ -66,6 +68,7 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 		Limits: cfg.limits, LegacyNames: cfg.nameValidation == "legacy",
 	})
 	r.count.store = r.store
+	r.trends.began = time.Now()
 	r.registry = prometheus.NewRegistry()
 	if cfg.edgesFile != "" {
 		g, err := edges.NewGuard(cfg.edgesFile, log.With("component", "edges"), r.registry)
@@ -78,13 +81,13 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 		r.guard = g
 	}
 	r.edges = edges.New(cfg.edgesRetention, cfg.limits.Edges, r.guard)
-	memory, err := memoryLimit(cfg.memory)
-	if err != nil {
+	var err error
+	if r.memory, err = memoryLimit(cfg.memory); err != nil {
 		return nil, err
 	}
 	r.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		versioncollector.NewCollector("relay"), &stateCollector{store: r.store, edges: r.edges, limits: cfg.limits, memory: memory},
+		versioncollector.NewCollector("relay"), &stateCollector{store: r.store, edges: r.edges, limits: cfg.limits, memory: r.memory},
 	)
 	var kept ingest.Journal
 	if cfg.journal != "off" {
@@ -184,6 +187,7 @@ func (r *relay) routes() http.Handler {
 	mux.Handle("/metrics", r.pages)
 	mux.HandleFunc("GET /api/v1/sd", r.discovery)
 	mux.HandleFunc("GET /api/v1/edges", r.listEdges)
+	mux.HandleFunc("GET /api/v1/status", r.status)
 	mux.HandleFunc("GET /api/v1/metrics", r.pages.Groups)
 	mux.HandleFunc("GET /api/v1/series", r.pages.Series)
 	mux.HandleFunc("PUT /api/v1/admin/wipe", r.wipe)
@@ -276,11 +280,8 @@ func (r *relay) serve(ctx context.Context) error {
 		background.Wait()
 		r.close()
 	}()
-	limit, err := memoryLimit(r.cfg.memory)
-	if err != nil {
-		return err
-	}
-	background.Go(func() { keepMemory(ctx, r.store, limit) })
+	background.Go(func() { keepMemory(ctx, r.store, r.memory) })
+	background.Go(func() { r.trends.keep(ctx, r) })
 	background.Go(func() { r.sweep(ctx) })
 	background.Go(func() { r.onHangup(ctx) })
 

@@ -1,0 +1,34 @@
+package journal
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
+
+// A Status is how a journal is doing.
+type Status struct {
+	Up         bool // it takes records
+	Bytes      int64
+	Limit      int64     // of Bytes
+	Replayed   float64   // at the start, 0 to 1
+	Checkpoint time.Time // when the last one was written; zero: none since the start
+}
+
+// Status says how the journal is doing. It asks the engine, for a second at most.
+func (j *Journal) Status() Status {
+	s := Status{Up: j.current() != nil, Bytes: int64(j.size()), Limit: j.opts.MaxBytes, Replayed: gauge(j.metrics.replayed)}
+	if at := gauge(j.metrics.checkpointTime); at > 0 {
+		s.Checkpoint = time.UnixMilli(int64(at * 1000)).UTC()
+	}
+	return s
+}
+
+func gauge(g prometheus.Gauge) float64 {
+	var m dto.Metric
+	if g.Write(&m) != nil {
+		return 0
+	}
+	return m.GetGauge().GetValue()
+}
