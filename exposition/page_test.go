@@ -753,3 +753,19 @@ func FuzzPage(f *testing.F) {
 		parse(t, get(t, store, Options{}, acceptText0, ""))
 	})
 }
+
+// A label that is a bound's tells metrics apart where there is no bound.
+func TestBoundLabelOfACount(t *testing.T) {
+	store := series.New(series.Options{})
+	push(t, store, "e", func(b *series.Batch) {
+		b.Metadata([]byte("rpc"), series.Summary, []byte("help"), nil)
+		for i, l := range [][]byte{set("__name__", "rpc", "quantile", "0.5"), set("__name__", "rpc_sum"), set("__name__", "rpc_count", "quantile", "x")} {
+			b.Series(l)
+			b.Float(time.Now().UnixMilli(), float64(i), 0)
+		}
+	})
+	want := show(t, store)
+	for _, accept := range allAccepts[1:] {
+		same(t, accept, parse(t, get(t, store, Options{}, accept, "")).samples, want.samples)
+	}
+}

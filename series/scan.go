@@ -774,7 +774,7 @@ func boundOrder(s string) uint64 {
 // enter moves on to the next group where the labels that tell metrics apart
 // change, compared exactly.
 func (c *scan) enter(refs []pairID, key uint64) {
-	if c.last == nil && key != c.lastKey || c.last != nil && !c.sameMetric(refs, c.last) {
+	if key != c.lastKey || c.last != nil && !c.sameMetric(refs, c.last) {
 		c.group++
 	}
 	c.last, c.lastKey = append(c.last[:0], refs...), key
