@@ -132,9 +132,14 @@ func (b *Batch) SetGroupTTL() {
 		ttl = b.ttl.ttl() // nothing else was pushed
 	}
 	if b.group.Ends != EndsAll {
-		b.store.structure.RLock()
+		reading := b.reading
+		if !reading { // else the batch has the lock: twice it would be a deadlock
+			b.store.structure.RLock()
+		}
 		o := b.store.owners[b.owner]
-		b.store.structure.RUnlock()
+		if !reading {
+			b.store.structure.RUnlock()
+		}
 		o.mu.Lock()
 		ttl = max(ttl, TTL(min(o.until-b.mono, int64(Forever))))
 		o.mu.Unlock()

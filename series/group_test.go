@@ -153,3 +153,36 @@ func TestGroupsAgainstAModel(t *testing.T) {
 		}
 	}
 }
+
+// A push to a group is read while somebody waits to create a series: neither waits
+// for the other. (A lock for reading that is taken twice does, once a writer has
+// asked in between.)
+func TestGroupTTLWhileAnotherCreates(t *testing.T) {
+	s := New(Options{})
+	b := s.NewBatch(Request{Edge: "e", Received: t0, Now: t0, Group: &Group{Labels: packed("job", "x"), Ends: EndsFamilies}})
+	b.Series(packed("__name__", "push_time_seconds", "job", "x"))
+	created := make(chan struct{})
+	go func() {
+		defer close(created)
+		push(s, t0, 60_000, packed("__name__", "a"), t0, 1)
+	}()
+	for s.structure.TryRLock() { // until it waits
+		s.structure.RUnlock()
+		time.Sleep(time.Millisecond)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b.SetGroupTTL()
+		b.Float(t0.UnixMilli(), 1, 0)
+		b.Commit()
+		b.Release()
+	}()
+	for _, c := range []chan struct{}{done, created} {
+		select {
+		case <-c:
+		case <-time.After(10 * time.Second):
+			t.Fatal("they wait for each other")
+		}
+	}
+}

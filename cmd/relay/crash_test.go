@@ -1,20 +1,20 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -38,26 +38,11 @@ var buildRelay = sync.OnceValues(func() (string, error) {
 	return bin, nil
 })
 
-// A history is what pushers did, and what they may expect to see.
-type history struct {
-	mu     sync.Mutex
-	series map[string]*past
-}
-
-// past is what happened to one series.
-type past struct {
-	sent  map[int64]float64 // by time; acknowledged or not
-	acked int64             // newest time that was acknowledged
-	ended bool              // by an acknowledged stale marker of that time
-	ttl   time.Duration
-	until time.Time // after it the series must be gone, unless something newer was sent
-	sure  time.Time // before it the series must be there
-	open  int       // requests with it that are not answered
-}
-
-// TestCrash kills a relay again and again while edges push to it, and checks
-// after each restart that everything acknowledged is there, that nothing gone is
-// back, and that nothing is shown that nobody sent.
+// TestCrash kills a relay again and again while edges push to it by remote write
+// and to groups, and holds every page, during the load and after each restart,
+// against the history: everything acknowledged is there, nothing gone is back, no
+// time steps back, and nothing is shown that nobody sent. A history that fails is
+// kept.
 func TestCrash(t *testing.T) {
 	if testing.Short() {
 		t.Skip("some seconds a round")
@@ -83,8 +68,9 @@ func TestCrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	h := &history{series: map[string]*past{}}
+	h := newHistory(t, seed)
 	for round := range rounds {
+		h.note("round", round)
 		runFor := time.Duration(300+rng.IntN(1500)) * time.Millisecond
 		sig := syscall.SIGKILL
 		if rng.IntN(4) == 0 {
@@ -98,15 +84,13 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// crashRound starts the relay, checks its first page, pushes and scrapes for a
+// while, and ends it by a signal.
 func crashRound(t *testing.T, bin, dir string, h *history, seed uint64, runFor time.Duration, sig syscall.Signal) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
+	address := freeAddress(t)
 	var logs bytes.Buffer
-	cmd := exec.Command(bin, "--web.listen-address="+address, "--journal.path="+dir, "--journal.window=2s", "--series.lag-tolerance=1s", "--log.level=warn")
+	cmd := exec.Command(bin, "--web.listen-address="+address, "--journal.path="+dir, "--journal.window=2s", "--series.lag-tolerance=1s",
+		"--exposition.timestamps=always", "--log.level=warn")
 	cmd.Stderr = &logs
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -118,45 +102,44 @@ func crashRound(t *testing.T, bin, dir string, h *history, seed uint64, runFor t
 			t.Logf("the relay said:\n%s", logs.String())
 		}
 	}()
-	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{}}
-	defer client.CloseIdleConnections()
-	ready := false
-	for range 400 {
-		if res, err := client.Get("http://" + address + "/-/ready"); err == nil {
-			res.Body.Close()
-			if ready = res.StatusCode == 200; ready {
-				break
-			}
-		}
-		time.Sleep(25 * time.Millisecond)
+	c := &crashClient{t: t, h: h, base: "http://" + address, http: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}}
+	defer c.http.CloseIdleConnections()
+	// The first page is asked for while the journal is replayed: it waits, and is
+	// whole.
+	first := false
+	for deadline := time.Now().Add(20 * time.Second); !first && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		first = c.scrape()
 	}
-	if !ready {
+	if !first {
 		cmd.Process.Kill()
 		<-exited
-		t.Fatal("not ready within ten seconds")
+		t.Fatal("no page within twenty seconds")
 	}
-	h.check(t, client, address)
 	var pushers sync.WaitGroup
 	stop := make(chan struct{})
-	for edge := range 4 {
+	loop := func(n uint64, do func(rng *rand.Rand, n int)) {
 		pushers.Go(func() {
-			rng := rand.New(rand.NewPCG(seed, uint64(edge)))
+			rng := rand.New(rand.NewPCG(seed, n))
 			for n := 0; ; n++ {
 				select {
 				case <-stop:
 					return
 				default:
 				}
-				h.push(t, client, address, edge, rng)
-				if n%7 == 0 && edge == 0 {
-					h.check(t, client, address)
-				}
+				do(rng, n)
+				time.Sleep(time.Duration(rng.IntN(4)) * time.Millisecond)
 			}
 		})
 	}
+	for edge := range 3 {
+		loop(uint64(edge), func(rng *rand.Rand, _ int) { c.write(edge, rng) })
+		loop(uint64(100+edge), func(rng *rand.Rand, _ int) { c.pushGroup(edge, rng) })
+	}
+	loop(200, func(*rand.Rand, int) { c.scrape() })
 	time.Sleep(runFor)
 	if sig == syscall.SIGTERM {
-		cmd.Process.Signal(sig) // under load
+		c.ended.Store(time.Now().UnixNano()) // whoever has begun by now is answered
+		cmd.Process.Signal(sig)              // under load
 		select {
 		case err := <-exited:
 			if err != nil {
@@ -171,166 +154,139 @@ func crashRound(t *testing.T, bin, dir string, h *history, seed uint64, runFor t
 		pushers.Wait()
 		return
 	}
+	c.ended.Store(1) // nobody need be answered
 	cmd.Process.Kill()
 	close(stop)
 	pushers.Wait()
 	<-exited
 }
 
-// push sends some samples of an edge's series; each edge has its own, so that its
-// history is one sequence.
-func (h *history) push(t *testing.T, client *http.Client, address string, edge int, rng *rand.Rand) {
-	req := &prompb.WriteRequest{}
-	now := time.Now()
-	type step struct {
-		name string
-		ts   int64
-		end  bool
-		ttl  time.Duration
+// A crashClient pushes to a relay and scrapes it, and writes the history.
+type crashClient struct {
+	t     *testing.T
+	h     *history
+	base  string
+	http  *http.Client
+	ended atomic.Int64 // when the relay was told to end, ns; 0 not yet
+}
+
+// do sends a request. A relay that is there answers; one that was told to stop
+// answers whoever asked before.
+func (c *crashClient) do(req *http.Request, codes ...int) int {
+	begun := time.Now()
+	res, err := c.http.Do(req)
+	if err != nil {
+		if ended := c.ended.Load(); ended == 0 || ended > 1 && begun.UnixNano() < ended {
+			c.t.Errorf("%s %s, begun %s before the end, is not answered: %v", req.Method, req.URL.Path, time.Duration(ended-begun.UnixNano()), err)
+		}
+		time.Sleep(5 * time.Millisecond)
+		return 0
 	}
-	var steps []step
+	io.Copy(io.Discard, res.Body)
+	res.Body.Close()
+	if !slices.Contains(codes, res.StatusCode) && res.StatusCode != 503 {
+		c.t.Errorf("%s %s is answered %d", req.Method, req.URL.Path, res.StatusCode)
+	}
+	if res.StatusCode == 503 && res.Header.Get("Retry-After") == "" {
+		c.t.Errorf("%s %s is answered 503 without Retry-After", req.Method, req.URL.Path)
+	}
+	return res.StatusCode
+}
+
+var crashTTLs = []time.Duration{time.Second, 3 * time.Second, time.Hour, 24 * time.Hour}
+
+// write sends some samples of an edge's series by remote write.
+func (c *crashClient) write(edge int, rng *rand.Rand) {
+	req := &prompb.WriteRequest{}
+	begun := time.Now()
+	samples := map[string]attempt{}
 	for range 1 + rng.IntN(30) {
 		name := fmt.Sprintf("s%d_%d", edge, rng.IntN(200))
-		ttl := []time.Duration{time.Second, 3 * time.Second, time.Hour}[rng.IntN(3)]
-		s := step{name: name, ts: now.UnixMilli(), end: rng.IntN(10) == 0, ttl: ttl}
+		a := attempt{at: begun.UnixMilli(), value: float64(rng.IntN(1000)), stale: rng.IntN(10) == 0, ttl: crashTTLs[rng.IntN(len(crashTTLs))], begun: begun}
 		if rng.IntN(20) == 0 { // as a batch job: pushed once, good for long
-			ttl = time.Hour
-			s.name, s.end, s.ttl = fmt.Sprintf("once%d_%x", edge, rng.Uint64()), false, ttl
-			name = s.name
+			name, a.stale, a.ttl = fmt.Sprintf("once%d_%x", edge, rng.Uint64()), false, 24*time.Hour
 		}
-		v := float64(rng.IntN(1000))
-		if s.end {
-			v = math.Float64frombits(value.StaleNaN)
-		}
-		h.mu.Lock()
-		p := h.series[name]
-		if p == nil {
-			p = &past{sent: map[int64]float64{}}
-			h.series[name] = p
-		}
-		_, twice := p.sent[s.ts]
-		if !twice {
-			p.sent[s.ts] = v
-			p.open++
-			p.sure = time.Time{} // until it is answered either may be shown
-		}
-		h.mu.Unlock()
-		if twice {
+		if _, twice := samples[name]; twice {
 			continue
 		}
-		steps = append(steps, s)
+		sent := a.value
+		if a.stale {
+			sent = math.Float64frombits(value.StaleNaN)
+		}
+		samples[name] = a
 		req.Timeseries = append(req.Timeseries, prompb.TimeSeries{
-			Labels:  []prompb.Label{{Name: "__name__", Value: name}, {Name: "__ttl__", Value: ttl.String()}},
-			Samples: []prompb.Sample{{Value: v, Timestamp: s.ts}},
+			Labels:  []prompb.Label{{Name: "__name__", Value: name}, {Name: "__ttl__", Value: a.ttl.String()}},
+			Samples: []prompb.Sample{{Value: sent, Timestamp: a.at}},
 		})
 	}
 	raw, err := req.Marshal()
 	if err != nil {
-		t.Error(err)
+		c.t.Error(err)
 		return
 	}
-	hr, err := http.NewRequest(http.MethodPost, "http://"+address+"/api/v1/write", bytes.NewReader(snappy.Encode(nil, raw)))
+	hr, err := http.NewRequest(http.MethodPost, c.base+"/api/v1/write", bytes.NewReader(snappy.Encode(nil, raw)))
 	if err != nil {
-		t.Error(err)
+		c.t.Error(err)
 		return
 	}
 	hr.Header.Set("X-Relay-Edge", fmt.Sprint("edge", edge))
-	res, err := client.Do(hr)
-	code := 0
-	if err == nil {
-		io.Copy(io.Discard, res.Body)
-		res.Body.Close()
-		code = res.StatusCode
-	} else {
-		time.Sleep(5 * time.Millisecond)
-	}
-	if code != 204 && code != 503 && code != 0 {
-		t.Errorf("answered %d", code)
-	}
-	answered := time.Now()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, s := range steps {
-		p := h.series[s.name]
-		p.open--
-		// Sent and perhaps taken: it may be shown until its TTL has passed.
-		if until := answered.Add(s.ttl); until.After(p.until) {
-			p.until = until
-		}
-		if code == 204 && s.ts > p.acked {
-			p.acked, p.ended, p.ttl = s.ts, s.end, s.ttl
-			p.sure = now.Add(s.ttl)
-		}
-	}
+	c.h.send(samples)
+	c.h.answered(samples, c.do(hr, 204))
+	time.Sleep(time.Until(begun.Add(time.Millisecond))) // two samples of a series have two times
 }
 
-// check compares a page with the history.
-func (h *history) check(t *testing.T, client *http.Client, address string) {
-	h.mu.Lock()
-	before := map[string]past{}
-	for name, p := range h.series {
-		before[name] = *p
+// pushGroup changes one of an edge's groups by the push API.
+func (c *crashClient) pushGroup(edge int, rng *rand.Rand) {
+	job := fmt.Sprintf("j%d_%d", edge, rng.IntN(6))
+	change := &groupChange{Method: []string{"PUT", "POST", "POST", "DELETE"}[rng.IntN(4)], Body: map[string]float64{}, TTL: crashTTLs[rng.IntN(len(crashTTLs))]}
+	if c.h.uncertain(job) {
+		change.Method = "DELETE"
 	}
-	h.mu.Unlock()
-	begun := time.Now()
-	req, err := http.NewRequest(http.MethodGet, "http://"+address+"/metrics", nil)
+	var body strings.Builder
+	if change.Method != "DELETE" {
+		for _, family := range []string{"g_a", "g_b", "g_c"} {
+			if rng.IntN(2) == 0 {
+				continue
+			}
+			for _, l := range []string{"x", "y"} {
+				if rng.IntN(3) > 0 {
+					v := float64(time.Now().UnixMicro()) // rises
+					change.Body[family+" "+l] = v
+					fmt.Fprintf(&body, "%s{l=%q} %f\n", family, l, v)
+				}
+			}
+		}
+	}
+	req, err := http.NewRequest(change.Method, c.base+"/metrics/job/"+job, strings.NewReader(body.String()))
 	if err != nil {
-		t.Error(err)
+		c.t.Error(err)
 		return
 	}
-	res, err := client.Do(req)
+	req.Header.Set("X-Relay-TTL", change.TTL.String())
+	c.h.change(job, change)
+	c.h.changed(job, c.do(req, 200, 202))
+}
+
+// scrape checks a page, and reports whether there was one.
+func (c *crashClient) scrape() bool {
+	v := c.h.view()
+	req, err := http.NewRequest(http.MethodGet, c.base+"/metrics", nil)
 	if err != nil {
-		return // killed meanwhile
+		c.t.Error(err)
+		return false
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return false // killed, or not up yet
 	}
 	defer res.Body.Close()
-	page := map[string]float64{}
-	lines := bufio.NewScanner(res.Body)
-	for lines.Scan() {
-		if name, v, ok := strings.Cut(lines.Text(), `{instance=""} `); ok {
-			v, _, _ = strings.Cut(v, " ") // an hour's series carry no timestamp
-			f, err := strconv.ParseFloat(v, 64)
-			if err != nil {
-				t.Errorf("%q", lines.Text())
-			}
-			page[name] = f
-		}
+	page, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != 200 {
+		return false
 	}
-	if lines.Err() != nil || res.StatusCode != 200 {
-		return
+	faults := c.h.check(v, string(page))
+	for _, f := range faults[:min(len(faults), 10)] {
+		c.t.Error(f)
 	}
-	read := time.Now()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for name, v := range page {
-		p := h.series[name]
-		if p == nil {
-			t.Errorf("%s is shown, nobody sent it", name)
-			continue
-		}
-		old := before[name]
-		ok := false
-		for ts, sent := range p.sent {
-			ok = ok || sent == v && ts >= old.acked
-		}
-		if !ok {
-			t.Errorf("%s is shown as %v: not the newest acknowledged, of %d, nor a newer one", name, v, old.acked)
-		}
-		if old.open == 0 && p.open == 0 && old.until.Before(begun) && old.until == p.until {
-			t.Errorf("%s is shown %s after its TTL", name, begun.Sub(old.until))
-		}
-		newest := int64(0)
-		for ts := range p.sent {
-			newest = max(newest, ts)
-		}
-		if old.ended && newest == old.acked {
-			t.Errorf("%s is shown, it was ended at %d", name, old.acked)
-		}
-	}
-	for name, old := range before {
-		p := h.series[name]
-		if _, shown := page[name]; shown || old.ended || old.sure.Before(read.Add(50*time.Millisecond)) || p.acked != old.acked || p.sure != old.sure {
-			continue
-		}
-		t.Errorf("%s is not shown, it was acknowledged at %d with a TTL of %s, %s ago", name, old.acked, old.ttl, time.Since(time.UnixMilli(old.acked)))
-	}
+	return true
 }
