@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
 )
 
@@ -62,6 +63,31 @@ func replayed(t *testing.T, j *Journal) (pieces []string, records []Record, p Pr
 		t.Fatal(err)
 	}
 	return pieces, records, p
+}
+
+// A journal that has been replayed says so, also one that was empty: alerts on edges wait
+// for it.
+func TestReplayedRatio(t *testing.T) {
+	dir := t.TempDir()
+	for round := range 2 {
+		j := open(t, dir)
+		ratio := func() float64 {
+			var m dto.Metric
+			if err := j.metrics.replayed.Write(&m); err != nil {
+				t.Fatal(err)
+			}
+			return m.GetGauge().GetValue()
+		}
+		if got := ratio(); got != 0 {
+			t.Errorf("round %d: %v before the replay", round, got)
+		}
+		replayed(t, j)
+		if got := ratio(); got != 1 {
+			t.Errorf("round %d: %v after it", round, got)
+		}
+		j.mustAppend(t, record(round))
+		j.Close()
+	}
 }
 
 func TestReplayHasWhatWasAppended(t *testing.T) {

@@ -83,6 +83,7 @@ func (j *Journal) Replay(ctx context.Context, load func(piece []byte) error, app
 	}
 	j.metrics.damaged.Add(float64(p.Damaged))
 	j.metrics.lost.Add(float64(p.Lost))
+	j.metrics.replayed.Set(1)
 	if p.Checkpoint > last {
 		// Its number would hide the records to come: the next one replaces it.
 		j.mu.Lock()
