@@ -129,7 +129,7 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 	}
 	docs, _ := filepath.Glob("../../docs/*.md")
 	more, _ := filepath.Glob("../../docs/*/*.md")
-	for _, file := range append(append(docs, more...), "../../README.md", "../../CONTRIBUTING.md") {
+	for _, file := range append(append(docs, more...), "../../README.md", "../../CONTRIBUTING.md", "../../deploy/README.md") {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
