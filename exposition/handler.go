@@ -38,6 +38,10 @@ type Options struct {
 	// Edges says which edges are silent: their pages are answered 503. Nil: none.
 	Edges Edges
 
+	// Refused says why a series was not taken of late, by its series.FormatLabels; ok is
+	// false if it was not refused as far as is known. Nil: nothing is.
+	Refused func(name string) (f Refusal, ok bool)
+
 	// Ready is closed when the store has all that it is to show; until then
 	// scrapes wait. Nil: it has.
 	Ready <-chan struct{}

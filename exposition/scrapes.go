@@ -30,6 +30,7 @@ type Scrapes struct {
 type scrapes struct {
 	mu       sync.Mutex
 	last     Scrapes
+	whole    time.Time // when the last page of all series, not of a shard, began
 	scrapers *lru.Cache[scraper, *rhythm]
 }
 
@@ -64,6 +65,9 @@ func (s *scrapes) answered(r *http.Request, q *series.Query, begun time.Time, by
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if q.Shards <= 1 {
+		s.whole = begun
+	}
 	s.last = Scrapes{At: begun, Took: time.Since(begun), Bytes: bytes, Series: shown}
 	if r.Header.Get("X-Prometheus-Scrape-Timeout-Seconds") == "" {
 		return
@@ -119,6 +123,13 @@ func (s *scrapes) known(now time.Time) Scrapes {
 		known.Interval = ofAddress
 	}
 	return known
+}
+
+// lastWhole is when the last page of all series began; zero: there was none.
+func (s *scrapes) lastWhole() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.whole
 }
 
 // Scrapes says what is known of the scrapes so far.

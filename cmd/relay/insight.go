@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"relay/edges"
+	"relay/exposition"
 	"relay/series"
 )
 
@@ -123,6 +124,12 @@ func (r *relay) edgeJSON(e *edges.Report, has series.Owned, now time.Time) edgeJ
 		j.LastRejection = &rejectionJSON{f.At.UTC().Truncate(time.Millisecond), f.Reason, f.Code, f.Series, f.Detail}
 	}
 	return j
+}
+
+// refused says why a series was not taken of late.
+func (r *relay) refused(name string) (exposition.Refusal, bool) {
+	f, ok := r.edges.Refusal(name)
+	return exposition.Refusal{Edge: f.Edge, At: f.At, Code: f.Code, Reason: f.Reason, Detail: f.Detail}, ok
 }
 
 // rounded leaves three digits behind the point.

@@ -257,3 +257,19 @@ func TestTrends(t *testing.T) {
 		t.Errorf("%d readings", n)
 	}
 }
+
+func TestExplainAPI(t *testing.T) {
+	base, _ := startRelay(t)
+	sendWrite(t, base, write{edge: "shop", ttl: "1h", names: []string{"a"}, time: time.Now()})
+	sendWrite(t, base, write{edge: "shop", names: []string{"b"}, time: time.Now().Add(time.Hour)})
+	for series, want := range map[string]string{"a": "live", "b": "refused", "c": "unknown"} {
+		var x struct {
+			State, Edge string
+			Story       []string
+		}
+		getData(t, base+"/api/v1/explain?series="+series, &x)
+		if x.State != want || len(x.Story) == 0 || (x.Edge == "shop") != (want != "unknown") {
+			t.Errorf("%s: %+v, want %s", series, x, want)
+		}
+	}
+}

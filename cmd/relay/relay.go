@@ -107,7 +107,7 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 	})
 	r.pusher = r.ingest.Pusher(cfg.pushTTL)
 	r.pages, err = exposition.New(exposition.Options{
-		Ready: r.replayed, Edges: r.edges,
+		Ready: r.replayed, Edges: r.edges, Refused: r.refused,
 		Store: r.store, Registerer: r.registry, Logger: log.With("component", "exposition"),
 		Timestamps: cfg.timestamps, Lookback: cfg.lookback, MaxScrapes: cfg.maxScrapes,
 	})
@@ -190,6 +190,7 @@ func (r *relay) routes() http.Handler {
 	mux.HandleFunc("GET /api/v1/status", r.status)
 	mux.HandleFunc("GET /api/v1/metrics", r.pages.Groups)
 	mux.HandleFunc("GET /api/v1/series", r.pages.Series)
+	mux.HandleFunc("GET /api/v1/explain", r.pages.Explain)
 	mux.HandleFunc("PUT /api/v1/admin/wipe", r.wipe)
 	mux.Handle("GET /-/metrics", promhttp.InstrumentMetricHandler(r.registry, promhttp.HandlerFor(r.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})))
 	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "The relay is healthy.\n") })
