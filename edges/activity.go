@@ -1,7 +1,6 @@
 package edges
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -424,18 +423,26 @@ const (
 	nearLimit = 0.85
 )
 
+// Flickers reports whether the series of the edge expire before they come again.
+func (p *Report) Flickers() bool {
+	return p.Interval > 0 && p.TTL > 0 && p.TTL <= p.Interval+p.Interval/10
+}
+
+// Unscraped reports whether series of the edge may expire between two scrapes; scrape
+// is the centre's interval, 0 if that is not known.
+func (p *Report) Unscraped(scrape time.Duration) bool { return p.TTL > 0 && p.TTL < scrape }
+
 // Warnings say what of the edge wants a look, in words; held is how many series it
 // holds, scrape how often the centre scrapes, 0 if that is not known, and lag how late
 // a sample may be.
 func (p *Report) Warnings(held int, scrape, lag time.Duration) []string {
 	var list []string
 	warn := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
-	ttl := cmp.Or(p.TTL, math.MaxInt64)
-	if p.Interval > 0 && ttl <= p.Interval+p.Interval/10 {
-		warn("its TTL of %s is not longer than its push interval of %s: series flicker", ttl, p.Interval.Round(100*time.Millisecond))
+	if p.Flickers() {
+		warn("its TTL of %s is not longer than its push interval of %s: series flicker", p.TTL, p.Interval.Round(100*time.Millisecond))
 	}
-	if scrape > 0 && ttl < scrape {
-		warn("its TTL of %s is shorter than the centre's scrape interval of %s: series flicker, some are never scraped", ttl, scrape.Round(100*time.Millisecond))
+	if p.Unscraped(scrape) {
+		warn("its TTL of %s is shorter than the centre's scrape interval of %s: series flicker, some are never scraped", p.TTL, scrape.Round(100*time.Millisecond))
 	}
 	if p.Skewed && p.Skew > fastClock {
 		warn("its clock seems to be %s ahead of the relay's", p.Skew.Round(time.Second))

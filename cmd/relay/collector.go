@@ -13,6 +13,7 @@ import (
 // are to their limits.
 type stateCollector struct {
 	store  *series.Store
+	count  *census
 	edges  *edges.Registry
 	limits series.Limits
 	memory int64 // bytes; 0: no limit
@@ -36,6 +37,7 @@ var (
 	seenDesc = prometheus.NewDesc("relay_edges_seen", "Edges that are remembered or in the edges file, by state: live, late (past half its TTL), silent (past all of it, or never seen).", []string{"state"}, nil)
 
 	expiredDesc   = desc("relay_series_expired_total", "Series whose TTL has passed, counted by the sweep.")
+	unscrapedDesc = desc("relay_series_expired_unscraped_total", "Of relay_series_expired_total, those whose last sample came and went between two scrapes of all series; counted once these are seen.")
 	endedDesc     = desc("relay_series_ended_total", "Live series that were ended by a stale marker.")
 	forgottenDesc = desc("relay_series_forgotten_total", "Expired series that were freed.")
 	ownerDesc     = desc("relay_series_owner_changes_total", "Series that were written by another edge than before.")
@@ -43,14 +45,15 @@ var (
 )
 
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{liveDesc, heldDesc, limitDesc, metricsDesc, edgesDesc, edgesMaxDesc, seenDesc, memoryDesc, memoryMaxDesc, pairsDesc, pairBytesDesc, familiesDesc, expiredDesc, endedDesc, forgottenDesc, ownerDesc, conflictsDesc} {
+	for _, d := range []*prometheus.Desc{liveDesc, heldDesc, limitDesc, metricsDesc, edgesDesc, edgesMaxDesc, seenDesc, memoryDesc, memoryMaxDesc, pairsDesc, pairBytesDesc, familiesDesc, expiredDesc, unscrapedDesc, endedDesc, forgottenDesc, ownerDesc, conflictsDesc} {
 		ch <- d
 	}
 }
 
 func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	now := time.Now()
-	st, n := c.store.Stats(now), c.store.Counters()
+	st, _ := c.count.get()
+	n := c.store.Counters()
 	seen := c.edges.Count(now)
 	for state, n := range map[string]int{"live": seen.Live, "late": seen.Late, "silent": seen.Silent} {
 		ch <- prometheus.MustNewConstMetric(seenDesc, prometheus.GaugeValue, float64(n), state)
@@ -63,7 +66,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v))
 	}
 	for d, v := range map[*prometheus.Desc]uint64{
-		expiredDesc: n.Expired, endedDesc: n.Ended, forgottenDesc: n.Forgotten, ownerDesc: n.OwnerChanges, conflictsDesc: n.MetadataConflicts,
+		expiredDesc: n.Expired, unscrapedDesc: n.Missed, endedDesc: n.Ended, forgottenDesc: n.Forgotten, ownerDesc: n.OwnerChanges, conflictsDesc: n.MetadataConflicts,
 	} {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
 	}

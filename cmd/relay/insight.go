@@ -132,5 +132,13 @@ func (r *relay) refused(name string) (exposition.Refusal, bool) {
 	return exposition.Refusal{Edge: f.Edge, At: f.At, Code: f.Code, Reason: f.Reason, Detail: f.Detail}, ok
 }
 
+// seconds64 is a TTL in seconds; one that never ends is +Inf.
+func seconds64(ttl time.Duration) float64 {
+	if ttl == math.MaxInt64 {
+		return math.Inf(1)
+	}
+	return ttl.Seconds()
+}
+
 // rounded leaves three digits behind the point.
 func rounded(v float64) float64 { return math.Round(v*1000) / 1000 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -110,6 +111,10 @@ func TestEdgesAPI(t *testing.T) {
 	if e := by["fast"]; !e.Silent || !e.LastSeen.IsZero() || *e.Skew < 3000 || len(e.Warnings) != 1 || e.LastRejection.Reason != "too_far_in_future" {
 		t.Errorf("%+v", e)
 	}
+	text := ownPage(t, base)
+	if strings.Contains(text, `edge="`) || !strings.Contains(text, "\nrelay_edges_flickering 1\n") {
+		t.Error("without an edges file /-/metrics names edges, or does not say that one flickers")
+	}
 	if e := by["zstd"]; e.LastRejection.Code != 415 || e.Rejected["content_type"] != 1 {
 		t.Errorf("%+v", e)
 	}
@@ -122,7 +127,7 @@ func TestEdgesAPIWithFile(t *testing.T) {
 	base, _ := startRelay(t, "--edges.file="+file(t, "edges.yml", `edges:
 - name: berlin
   basic_auth: {password_file: "`+secret+`"}
-  limits: {requests_per_second: 0.5}
+  limits: {requests_per_second: 0.5, series: 50}
 - name: oslo
   basic_auth: {password_file: "`+secret+`"}
 `))
@@ -174,6 +179,34 @@ func TestEdgesAPIWithFile(t *testing.T) {
 	if list := state("berlin refused, oslo refused"); list[0].Rejected["request_rate"] != 1 || !strings.Contains(list[0].LastRejection.Detail, "requests_per_second") {
 		t.Errorf("%+v", list)
 	}
+	time.Sleep(censusKept + 10*time.Millisecond) // what was counted is kept that long
+	text := ownPage(t, base)
+	for _, want := range []string{
+		`relay_edge_last_seen_timestamp_seconds{edge="berlin"} 1.`, `relay_edge_ttl_seconds{edge="berlin"} 300`, `relay_edge_series{edge="berlin"} 1`, `relay_edge_series_held{edge="berlin"} 1`,
+		`relay_edge_series_limit{edge="berlin"} 50`, `relay_edge_samples_total{edge="berlin"} `, `relay_edge_refused_requests_total{edge="berlin",reason="request_rate"} 1`,
+		`relay_edge_refused_requests_total{edge="oslo",reason="credentials"} 1`, `relay_edge_clock_skew_seconds{edge="berlin"} `, "relay_edges_flickering 0", "relay_scrape_interval_seconds 0",
+	} {
+		if !strings.Contains(text, "\n"+want) {
+			t.Errorf("/-/metrics lacks %s", want)
+		}
+	}
+	if strings.Contains(text, `relay_edge_last_seen_timestamp_seconds{edge="oslo"}`) || strings.Contains(text, `series_limit{edge="oslo"}`) {
+		t.Error("/-/metrics knows when oslo was seen, or its limit")
+	}
+}
+
+func ownPage(t *testing.T, base string) string {
+	t.Helper()
+	res, err := http.Get(base + "/-/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != 200 {
+		t.Fatal(res.StatusCode, err)
+	}
+	return string(text)
 }
 
 func TestStatusAPI(t *testing.T) {

@@ -87,7 +87,7 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 	}
 	r.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		versioncollector.NewCollector("relay"), &stateCollector{store: r.store, edges: r.edges, limits: cfg.limits, memory: r.memory},
+		versioncollector.NewCollector("relay"), &stateCollector{store: r.store, count: &r.count, edges: r.edges, limits: cfg.limits, memory: r.memory},
 	)
 	var kept ingest.Journal
 	if cfg.journal != "off" {
@@ -115,6 +115,7 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 		r.close()
 		return nil, err
 	}
+	r.registry.MustRegister(&edgeCollector{r})
 	r.handler = r.routes()
 	if cfg.ingestAddress != "" {
 		mux := http.NewServeMux()
