@@ -1,31 +1,51 @@
 package main
 
 import (
-	_ "embed"
-	"html/template"
+	"net"
 	"net/http"
+	"strings"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/common/version"
+
+	"relay/statuspage"
 )
 
-//go:embed home.html
-var homeHTML string
-
-var homeTemplate = template.Must(template.New("home").Parse(homeHTML))
-
-// home is the first page that a user sees: what to put into the configurations
-// on both sides, with the address under which the page was asked for.
-func (r *relay) home(w http.ResponseWriter, req *http.Request) {
-	scheme, host, prefix := r.base(req)
-	st := r.store.Stats(time.Now())
-	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Referrer-Policy", "no-referrer")
-	homeTemplate.Execute(w, map[string]any{
-		"Scheme": scheme, "Host": host, "Prefix": prefix, "URL": scheme + "://" + host + prefix,
-		"TTL": r.cfg.ttl.String(), "Live": st.Live, "Edges": st.Edges, "Version": version.Version,
+// page is the status page of this relay.
+func (r *relay) page() (http.Handler, error) {
+	return statuspage.New(statuspage.Options{
+		Version: version.Version, TTL: model.Duration(r.cfg.ttl).String(), Guarded: r.guard != nil,
+		Address: func(req *http.Request) statuspage.Address {
+			scheme, host, prefix := r.base(req)
+			return statuspage.Address{Scheme: scheme, Host: host, Prefix: prefix, Push: r.pushBase(scheme, host, prefix)}
+		},
+		Now: func() (int, int) {
+			st := r.store.Stats(time.Now())
+			return st.Live, st.Edges
+		},
 	})
+}
+
+// pushBase is where pushes are taken: where pages are, or at the port of the listener
+// that is for pushes alone.
+func (r *relay) pushBase(scheme, host, prefix string) string {
+	if r.cfg.ingestAddress == "" {
+		return scheme + "://" + host + prefix
+	}
+	scheme = "http"
+	if r.cfg.ingestConfig != "" {
+		scheme = "https"
+	}
+	name, _, err := net.SplitHostPort(host)
+	if err != nil {
+		name = host // without a port
+	}
+	if own, port, err := net.SplitHostPort(r.cfg.ingestAddress); err == nil {
+		if ip := net.ParseIP(own); own != "" && (ip == nil || !ip.IsUnspecified()) {
+			name = own
+		}
+		name = net.JoinHostPort(name, port)
+	}
+	return scheme + "://" + name + strings.TrimSuffix(r.cfg.routePrefix, "/")
 }

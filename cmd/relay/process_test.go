@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"html"
 	"io"
 	"net"
 	"net/http"
@@ -156,8 +157,8 @@ func TestBinary(t *testing.T) {
 	})
 	t.Run("Home", func(t *testing.T) {
 		base := startBinary(t)
-		page := getPage(t, base+"/")
-		for _, want := range []string{"url: " + base + "/api/v1/write", "targets: [" + strings.TrimPrefix(base, "http://") + "]", "honor_labels: true", "track_timestamps_staleness: true"} {
+		page := html.UnescapeString(getPage(t, base+"/"))
+		for _, want := range []string{"url: " + base + "/api/v1/write", "targets: ['" + strings.TrimPrefix(base, "http://") + "']", "honor_labels: true", "track_timestamps_staleness: true"} {
 			if !strings.Contains(page, want) {
 				t.Errorf("the first page lacks %q", want)
 			}

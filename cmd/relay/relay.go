@@ -116,7 +116,10 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 		return nil, err
 	}
 	r.registry.MustRegister(&edgeCollector{r})
-	r.handler = r.routes()
+	if r.handler, err = r.routes(); err != nil {
+		r.close()
+		return nil, err
+	}
 	if cfg.ingestAddress != "" {
 		mux := http.NewServeMux()
 		r.pushRoutes(mux)
@@ -180,7 +183,11 @@ func (r *relay) checkpoint(ctx context.Context) {
 }
 
 // routes says what is where.
-func (r *relay) routes() http.Handler {
+func (r *relay) routes() (http.Handler, error) {
+	page, err := r.page()
+	if err != nil {
+		return nil, err
+	}
 	mux := http.NewServeMux()
 	if r.cfg.ingestAddress == "" {
 		r.pushRoutes(mux)
@@ -215,8 +222,9 @@ func (r *relay) routes() http.Handler {
 		mux.HandleFunc("POST "+path, handle)
 		mux.HandleFunc("PUT "+path, handle)
 	}
-	mux.Handle("GET /{$}", http.HandlerFunc(r.home))
-	return r.prefixed(mux)
+	mux.Handle("GET /{$}", page)
+	mux.Handle("GET /assets/", page)
+	return r.prefixed(mux), nil
 }
 
 // pushRoutes says where pushes are taken.
