@@ -30,6 +30,7 @@ type config struct {
 	Churn       bool
 	Connections int
 	Batch       int
+	Edges       int
 	Formats     []string
 	Scrapes     int
 	Latency     float64
@@ -40,7 +41,7 @@ type config struct {
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
-	var c config
+	c := config{Headers: map[string]string{}} // kingpin adds to the map that is there
 	app := kingpin.New("relaybench", "Loads a remote-write receiver and its scrape page, and measures both.")
 	app.Terminate(nil).UsageWriter(stdout).ErrorWriter(stderr)
 	app.HelpFlag.Short('h')
@@ -55,6 +56,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	app.Flag("churn", "Replace every series in every round.").BoolVar(&c.Churn)
 	app.Flag("connections", "How many senders push at once.").Default("4").IntVar(&c.Connections)
 	app.Flag("batch", "Samples per request.").Default("2000").IntVar(&c.Batch)
+	app.Flag("edges", "How many edges the series are of, each with requests of its own, of a share of the series; 0: no edge is named.").IntVar(&c.Edges)
 	app.Flag("formats", "What to scrape: text, text+gzip, openmetrics, openmetrics+gzip, protobuf, protobuf+gzip, text+zstd.").Default("text,text+gzip,protobuf").StringsVar(&c.Formats)
 	app.Flag("scrapes", "Scrapes per format.").Default("3").IntVar(&c.Scrapes)
 	app.Flag("latency-load", "Then push at this share of the rate just measured, idle and while scraping, for the latency of a push; 0: do not.").Default("0").FloatVar(&c.Latency)
@@ -68,6 +70,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if c.Series < 1 || c.Batch < 1 || c.Connections < 1 || c.Labels < 10 || c.Protocol != 1 && c.Protocol != 2 {
 		fmt.Fprintln(stderr, "relaybench: --series, --batch and --connections start at 1, --labels at 10, --protocol is 1 or 2")
 		return 2
+	}
+	if c.Edges > 0 {
+		c.Batch = (c.Series + c.Edges - 1) / c.Edges
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()

@@ -142,7 +142,7 @@ func sendRound(ctx context.Context, c *config, f *fleet, series []int32, p proce
 				}
 				body := e.body(series[from:min(from+c.Batch, len(series))], now)
 				at := time.Now()
-				if err := post(ctx, c, body); err != nil {
+				if err := post(ctx, c, edgeName(c, from), body); err != nil {
 					errs <- err
 					return
 				}
@@ -168,7 +168,16 @@ func sendRound(ctx context.Context, c *config, f *fleet, series []int32, p proce
 
 var client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}, Timeout: 5 * time.Minute}
 
-func post(ctx context.Context, c *config, body []byte) error {
+// edgeName is the edge of which the series from this one on are.
+func edgeName(c *config, from int) string {
+	if c.Edges == 0 {
+		return ""
+	}
+	return fmt.Sprintf("edge-%05d", from/c.Batch+1)
+}
+
+// post pushes a body, as an edge where one is named.
+func post(ctx context.Context, c *config, edge string, body []byte) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.WriteURL, bytes.NewReader(body))
 	if err != nil {
 		return err
@@ -181,6 +190,9 @@ func post(ctx context.Context, c *config, body []byte) error {
 	} else {
 		req.Header.Set("Content-Type", "application/x-protobuf")
 		req.Header.Set("X-Prometheus-Remote-Write-Version", "0.1.0")
+	}
+	if edge != "" {
+		req.Header.Set("X-Relay-Edge", edge)
 	}
 	for k, v := range c.Headers {
 		req.Header.Set(k, v)
@@ -354,7 +366,7 @@ func openLoop(ctx context.Context, c *config, f *fleet, series []int32, perSecon
 		due := begun.Add(time.Duration(float64(i) / perSecond * float64(time.Second)))
 		time.Sleep(time.Until(due))
 		wg.Go(func() {
-			if err := post(ctx, c, bodies[i%len(bodies)]); err != nil {
+			if err := post(ctx, c, edgeName(c, i%len(bodies)*c.Batch), bodies[i%len(bodies)]); err != nil {
 				failed.Store(err)
 			}
 			took[i] = float64(time.Since(due).Microseconds()) / 1000
