@@ -9,13 +9,14 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/common/version"
 
+	"relay/series"
 	"relay/statuspage"
 )
 
 // page is the status page of this relay.
 func (r *relay) page() (http.Handler, error) {
 	return statuspage.New(statuspage.Options{
-		Version: version.Version, TTL: model.Duration(r.cfg.ttl).String(), Guarded: r.guard != nil,
+		Version: version.Version, TTL: ttlText(r.cfg.ttl), Guarded: r.guard != nil,
 		Address: func(req *http.Request) statuspage.Address {
 			scheme, host, prefix := r.base(req)
 			return statuspage.Address{Scheme: scheme, Host: host, Prefix: prefix, Push: r.pushBase(scheme, host, prefix)}
@@ -25,6 +26,14 @@ func (r *relay) page() (http.Handler, error) {
 			return st.Live, st.Edges
 		},
 	})
+}
+
+// ttlText is a TTL as a configuration has it: 5m, not 5m0s.
+func ttlText(ttl series.TTL) string {
+	if ttl == series.Forever {
+		return ttl.String()
+	}
+	return model.Duration(ttl.Duration()).String()
 }
 
 // pushBase is where pushes are taken: where pages are, or at the port of the listener

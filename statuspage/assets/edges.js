@@ -198,7 +198,7 @@ export function edgesView(root, state) {
       e = edge;
       tick(now);
       const skew = e.clockSkewSeconds;
-      text(cells.skew, skew == null ? "–" : Math.abs(skew) < 1 ? "in step" : rough(Math.abs(skew)) + (skew > 0 ? " ahead" : " behind"));
+      text(cells.skew, skew == null ? "–" : Math.abs(skew) < 1 ? "in step" : rough(Math.round(Math.abs(skew))) + (skew > 0 ? " ahead" : " behind"));
       cells.skew.classList.toggle("bad", Math.abs(skew ?? 0) >= 30);
       text(cells.series, count(e.liveSeries));
       text(number, rate(e.samplesPerSecond));
@@ -213,7 +213,8 @@ export function edgesView(root, state) {
     }
     function tick(now) {
       const s = (e.shown = stateAt(e, now));
-      if (node.dataset.state !== s) {
+      const changed = node.dataset.state !== s;
+      if (changed) {
         node.dataset.state = s;
         dot.className = "mark " + s;
         text(word, s);
@@ -221,6 +222,7 @@ export function edgesView(root, state) {
       }
       text(cells.seen, e.lastSeen ? ago((now - Date.parse(e.lastSeen)) / 1000, rough) : "never");
       text(cells.age, e.newestSample ? rough(Math.max(0, (now - Date.parse(e.newestSample)) / 1000)) : "–");
+      return changed;
     }
     return { node, update, tick };
   }
@@ -255,7 +257,9 @@ export function edgesView(root, state) {
       draw();
     },
     tick(now) {
-      for (const row of rows.values()) row.tick(now);
+      let changed = false;
+      for (const row of rows.values()) changed = row.tick(now) || changed;
+      if (changed) draw();
     },
   };
 }

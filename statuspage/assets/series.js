@@ -82,9 +82,10 @@ export function seriesView(root, state) {
     const about = match;
     let story;
     try {
+      if (!inFull(about)) throw new Error();
       story = (await state.ask("explain?" + new URLSearchParams({ series: about }))).data;
     } catch (err) {
-      text(summary, "No live series matches. To learn why a series is not here, name it in full, with all its labels. (" + err.message + ")");
+      text(summary, "No live series matches. To learn why a series is not here, name it in full, with all its labels. " + err.message);
       show(absent, false);
       return;
     }
@@ -194,6 +195,13 @@ export function seriesView(root, state) {
       if (performance.now() >= due && !busy) ask();
     },
   };
+}
+
+// inFull reports whether a selector may be one series: a name, and labels that are
+// equal to something.
+function inFull(selector) {
+  const unquoted = selector.replace(/"(\\.|[^"\\])*"|'(\\.|[^'\\])*'|`[^`]*`/g, '""');
+  return !/=~|!=|!~/.test(unquoted) && (/^\s*[a-zA-Z_:]/.test(unquoted) || /[{,]\s*""\s*[,}]/.test(unquoted) || /__name__\s*=/.test(unquoted));
 }
 
 const verdicts = {
