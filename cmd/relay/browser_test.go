@@ -263,13 +263,13 @@ func pushLabels(t *testing.T, base, edge, ttl string, at time.Time, list ...map[
 // down; what is not there is explained.
 func pageSeries(t *testing.T) {
 	base := startBinary(t)
-	now := time.Now()
-	pushLabels(t, base, "shop-17", "90s", now, map[string]string{"__name__": "node_load1", "job": "node", "instance": "a:9100"}, map[string]string{"__name__": "up", "job": "other"})
-	pushLabels(t, base, "shop-18", "6s", now, map[string]string{"__name__": "node_load1", "job": "node", "instance": "b:9100"})
-	pushLabels(t, base, "shop-19", "inf", now, map[string]string{"__name__": "node_load1", "job": "node", "instance": "c:9100"})
 	b := openBrowser(t)
 	b.size(1280, 800)
 	b.open(base + "/#series")
+	now := time.Now()
+	pushLabels(t, base, "shop-17", "90s", now, map[string]string{"__name__": "node_load1", "job": "node", "instance": "a:9100"}, map[string]string{"__name__": "up", "job": "other"})
+	pushLabels(t, base, "shop-18", "15s", now, map[string]string{"__name__": "node_load1", "job": "node", "instance": "b:9100"})
+	pushLabels(t, base, "shop-19", "inf", now, map[string]string{"__name__": "node_load1", "job": "node", "instance": "c:9100"})
 	b.write(".selector", `{job="node"}`+"\n")
 	rows := func(part string) string {
 		return fmt.Sprintf(`[...document.querySelectorAll("table.series tbody")].find((r) => r.textContent.includes(%q))`, part)

@@ -65,7 +65,7 @@ export function relayView(root, state) {
       ["Replayed", Math.floor(journal.replayedRatio * 100) + " %"], ["Last checkpoint", since(journal.checkpointAt)],
     ]);
     facts("Build", [
-      ["Version", version.version], ["Revision", version.revision || null], ["Branch", version.branch || null], ["Go", version.goVersion],
+      ["Version", version.version || null], ["Revision", version.revision || null], ["Branch", version.branch || null], ["Go", version.goVersion],
       ["Running for", span((now - Date.parse(startTime)) / 1000)],
     ]);
   }
