@@ -302,7 +302,7 @@ func pageSeries(t *testing.T) {
 	if took := time.Since(begun); took < 1500*time.Millisecond {
 		t.Errorf("three seconds of TTL were gone in %s", took)
 	}
-	b.until("the series that ends is gone", `!(`+rows("b:9100")+`)`)
+	b.until("the series that ends, gone or said to be", `!(`+rows("b:9100")+`) || /expired/.test(`+rows("b:9100")+`.innerText)`)
 
 	// It is there no more: named in full, it is explained.
 	b.write(".selector", `node_load1{instance="b:9100",job="node"}`+"\n")

@@ -4,7 +4,7 @@ import { el, text, show, seriesName, selectorOf } from "./dom.js";
 import { count, span, plural, clock } from "./format.js";
 
 const few = 100, many = 1000;
-const again = 5000; // ms
+const again = 5000, longest = 60_000; // ms
 
 // The list is asked for again after a hundred times the time that the answer took, so
 // that a page that is left open costs the relay at most a hundredth of a processor,
@@ -62,7 +62,7 @@ export function seriesView(root, state) {
     busy = null;
     took = performance.now() - begun;
     asked = performance.now();
-    due = asked + Math.max(again, took * share);
+    due = asked + Math.min(longest, Math.max(again, took * share));
     root.removeAttribute("aria-busy");
     text(failed, error ? error.message : "");
     show(failed, Boolean(error));
