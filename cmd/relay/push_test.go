@@ -191,6 +191,34 @@ func besideAPushgateway(t *testing.T) {
 	if len(its) == 0 || ours != its {
 		t.Errorf("seed %d: /api/v1/metrics is\n%s\nthe Pushgateway's\n%s", seed, ours, its)
 	}
+	// And a relay that takes over what the Pushgateway has is no different.
+	do := func(method, group, body string) {
+		t.Helper()
+		for _, to := range []string{base, theirs} {
+			req, err := http.NewRequest(method, to+"/metrics/job@base64/"+group, strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := http.DefaultClient.Do(req)
+			if err != nil || res.StatusCode >= 300 {
+				t.Fatal(res, err)
+			}
+			res.Body.Close()
+		}
+	}
+	do("PUT", "L3Zhci90bXA/x/%20y", "# HELP escaped A \\\\ and\\na line.\n# TYPE escaped gauge\nescaped{l=\"a \\\"b\\\" \\\\ \\n ü\"} -Inf\n")
+	http.DefaultClient.CloseIdleConnections()
+	same()
+	heir := startBinary(t)
+	out, err := exec.Command("../../scripts/take-over-groups", theirs, heir, "24h").CombinedOutput()
+	if want := fmt.Sprintf("%d groups\n", strings.Count(groupsOf(t, theirs), "last_push_successful")); err != nil || string(out) != want {
+		t.Fatalf("%v: %s, want %s", err, out, want)
+	}
+	base = heir
+	same()
+	if got, want := groupsOf(t, heir), groupsOf(t, theirs); got != want {
+		t.Errorf("seed %d: taken over:\n%s\nfrom\n%s", seed, got, want)
+	}
 }
 
 // groupsOf is what /api/v1/metrics says, in one order, without times.
