@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -202,6 +203,113 @@ func TestHead(t *testing.T) {
 		if types[0] != types[1] {
 			t.Errorf("%s is %q, by HEAD %q", path, types[0], types[1])
 		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// Scrapers that read nothing, or go away, take their turns for no longer than their own
+// timeout; meanwhile pushes are taken, and afterwards pages are whole.
+func TestSlowScrapersHarmNobody(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some seconds")
+	}
+	url, r := startRelay(t, "--exposition.max-scrapes=2")
+	const n = 200_000
+	for part := range 20 {
+		req := &prompb.WriteRequest{}
+		for i := range n / 20 {
+			req.Timeseries = append(req.Timeseries, prompb.TimeSeries{
+				Labels:  []prompb.Label{{Name: "__name__", Value: "filling"}, {Name: "long", Value: strings.Repeat("x", 100)}, {Name: "n", Value: strconv.Itoa(part*n/20 + i)}},
+				Samples: []prompb.Sample{{Value: 1, Timestamp: time.Now().UnixMilli()}},
+			})
+		}
+		raw, err := req.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.Post(url+"/api/v1/write", "application/x-protobuf", bytes.NewReader(snappy.Encode(nil, raw)))
+		if err != nil || res.StatusCode != 204 {
+			t.Fatal(res, err)
+		}
+		res.Body.Close()
+	}
+	aborted := func() string {
+		return regexp.MustCompile(`relay_scrapes_failed_total\{reason="aborted"\} \d+`).FindString(getPage(t, url+"/-/metrics"))
+	}
+	// Two of them, for as many turns as there are: one is open and reads nothing, one
+	// is closed as soon as it has something.
+	for _, gone := range []bool{false, true} {
+		c, err := net.Dial("tcp", host(url))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.(*net.TCPConn).SetReadBuffer(4096)
+		io.WriteString(c, "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Prometheus-Scrape-Timeout-Seconds: 3\r\n\r\n")
+		if _, err := io.ReadFull(c, make([]byte, 1024)); err != nil {
+			t.Fatal(err)
+		}
+		if gone {
+			c.Close()
+		}
+	}
+	for i := range 50 {
+		pushOne(t, url, "meanwhile", float64(i))
+	}
+	waitFor(t, "both left behind", func() bool { return strings.HasSuffix(aborted(), " 2") })
+	page := getPage(t, url+"/metrics")
+	if got := strings.Count(page, "\nfilling{"); got != n || !strings.Contains(page, `meanwhile{instance=""} 49 `) {
+		t.Errorf("%d series on the page, %d are live", got, r.store.Stats(time.Now()).Live)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// No label of the relay's own metrics is made of what a client sends: whatever comes,
+// there are no more series than before.
+func TestOwnMetricsAreNotMadeByClients(t *testing.T) {
+	url, _ := startRelay(t)
+	own := func() string {
+		var names []string
+		for line := range strings.Lines(getPage(t, url+"/-/metrics")) {
+			if strings.HasPrefix(line, "relay_") {
+				names = append(names, line[:strings.LastIndexByte(line, ' ')])
+			}
+		}
+		return strings.Join(names, "\n")
+	}
+	send := func(mark string) {
+		for _, c := range [][2]string{
+			{"POST", "/api/v1/write"}, {"GET", "/api/v1/write"}, {mark, "/api/v1/write"}, {"PUT", "/metrics/job/" + mark}, {mark, "/metrics/job/" + mark}, {"POST", "/metrics/job/" + mark + "/odd"},
+			{"GET", "/metrics"}, {"GET", "/metrics?match[]=" + mark}, {"GET", "/metrics?match[]={&edge=" + mark}, {"GET", "/metrics?shard=" + mark}, {"GET", "/" + mark}, {"GET", "/api/v1/series?match[]=" + mark},
+		} {
+			for _, contentType := range []string{"application/x-protobuf", "application/x-protobuf;proto=" + mark, mark} {
+				req, err := http.NewRequest(c[0], url+c[1], bytes.NewReader(pushBody(t, mark, 1)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, name := range []string{"X-Relay-Edge", "User-Agent", "Content-Encoding", "Accept", "Accept-Encoding", "X-Relay-TTL", "X-Forwarded-For"} {
+					req.Header.Set(name, mark)
+					if name == "Content-Encoding" || name == "X-Relay-TTL" {
+						req.Header.Del(name)
+					}
+				}
+				req.Header.Set("Content-Type", contentType)
+				res, err := http.DefaultClient.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				io.Copy(io.Discard, res.Body)
+				res.Body.Close()
+			}
+		}
+	}
+	send("FIRST")
+	before := own()
+	for _, mark := range []string{"SECOND", "THIRD", "a_B"} {
+		send(mark)
+	}
+	if after := own(); after != before || strings.Contains(after, "FIRST") {
+		t.Errorf("other series than before:\n%s\nwere\n%s", after, before)
 	}
 	http.DefaultClient.CloseIdleConnections()
 }
