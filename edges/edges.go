@@ -32,6 +32,7 @@ type Registry struct {
 	guard     *Guard // nil: no edges file
 	mu        sync.RWMutex
 	edges     map[string]sight
+	cleared   int64 // when forgotten edges were last cleared out for others, ms
 	pairs     map[string]election
 
 	activities map[string]*activity
@@ -45,7 +46,7 @@ type sight struct {
 }
 
 // New returns a Registry that remembers an edge for retention after it was last
-// seen, and at most limit of them: the others are told apart by nobody. Those in
+// seen, and at most limit of them: the others are one, [series.OtherEdge]. Those in
 // the guard's file are remembered for ever, and listed from the start; guard may be
 // nil.
 func New(retention time.Duration, limit int, guard *Guard) *Registry {
@@ -82,10 +83,44 @@ func (r *Registry) saw(name string, s sight) {
 
 func (r *Registry) sawLocked(name string, s sight) {
 	old, known := r.edges[name]
-	if known && old.At > s.At || !known && len(r.edges) >= r.limit && r.guard == nil {
+	if !known && name != series.OtherEdge && r.guard == nil && r.full(s.At) {
+		name = series.OtherEdge
+		old, known = r.edges[name]
+	}
+	if known && old.At > s.At {
 		return
 	}
 	r.edges[name] = s
+}
+
+// full reports whether there is no room for another name. The forgotten ones are cleared
+// out first, at most once a second, so that names that come and go do not shut others out.
+func (r *Registry) full(at int64) bool {
+	room := r.limit
+	if _, ok := r.edges[series.OtherEdge]; ok {
+		room++
+	}
+	if len(r.edges) < room {
+		return false
+	}
+	if at-r.cleared < 1000 {
+		return true
+	}
+	r.cleared = at
+	named := r.named()
+	for name, s := range r.edges {
+		if _, in := named[name]; !in && r.forgotten(s, time.UnixMilli(at)) {
+			delete(r.edges, name)
+			delete(r.activities, name)
+		}
+	}
+	return len(r.edges) >= room
+}
+
+// forgotten reports whether an edge has been silent for longer than the retention.
+func (r *Registry) forgotten(s sight, now time.Time) bool {
+	at, ever := s.silentAt()
+	return ever && now.Sub(at) > r.retention
 }
 
 // silentAt is when an edge is silent, without overflow for TTLs that never end.
@@ -120,7 +155,7 @@ func (r *Registry) List(now time.Time) []Edge {
 	list := make([]Edge, 0, len(r.edges))
 	for name, s := range r.edges {
 		enabled, in := named[name]
-		if at, ever := s.silentAt(); ever && !in && now.Sub(at) > r.retention {
+		if !in && r.forgotten(s, now) {
 			delete(r.edges, name)
 			delete(r.activities, name)
 			continue

@@ -2,6 +2,7 @@ package edges
 
 import (
 	"math"
+	"slices"
 	"testing"
 	"time"
 )
@@ -54,14 +55,33 @@ func TestCount(t *testing.T) {
 	}
 }
 
+// Beyond the limit edges are one, whose page is no less there than the others'; and names
+// that are forgotten make room.
 func TestLimit(t *testing.T) {
 	r := New(time.Hour, 2, nil)
 	now := time.Now()
-	for _, name := range []string{"a", "b", "c", "a"} {
+	names := func() (list []string) {
+		for _, e := range r.List(now) {
+			list = append(list, e.Name)
+		}
+		return list
+	}
+	for _, name := range []string{"a", "b", "c", "a", "d"} {
 		r.Saw(name, now, 1000)
 	}
-	if got := r.List(now); len(got) != 2 {
-		t.Errorf("%+v", got)
+	if got := names(); !slices.Equal(got, []string{"a", "b", "other"}) {
+		t.Errorf("%q", got)
+	}
+	if r.Silent("other", now) || !r.Silent("c", now) {
+		t.Errorf("other is silent: %v", r.Silent("other", now))
+	}
+	// Nobody lists them, and still the first are forgotten when their time is over.
+	now = now.Add(2 * time.Hour)
+	for _, name := range []string{"e", "f", "g"} {
+		r.Saw(name, now, 1000)
+	}
+	if got := names(); !slices.Equal(got, []string{"e", "f", "other"}) {
+		t.Errorf("%q", got)
 	}
 }
 
