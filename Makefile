@@ -2,7 +2,7 @@
 BENCH ?= .
 REF ?= main
 
-.PHONY: help build run test race fuzz lint e2e long bench bench-compare bench-peers bench-journal ci
+.PHONY: help build run test race fuzz lint e2e long sampling bench bench-compare bench-peers bench-journal ci
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-15s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ lint: ## vet and staticcheck
 
 e2e: ## real Prometheus, vmagent and Telegraf on loopback; see CONTRIBUTING.md
 	RELAY_E2E=1 go test ./cmd/relay -run 'TestProcess|TestCrash' -count=1
+
+sampling: ## what the centre misses at equal and half intervals, 12 minutes
+	RELAY_SAMPLING=12m go test ./cmd/relay -run TestSampling -count=1 -timeout 30m -v
 
 long: ## the crash test, 200 rounds
 	RELAY_CRASH_ROUNDS=200 go test ./cmd/relay -run TestCrash -count=1 -timeout 2h -v
