@@ -10,71 +10,25 @@ import (
 	"time"
 
 	"github.com/golang/snappy"
-	"golang.org/x/sync/semaphore"
 )
-
-// A budget bounds the bytes of all requests in memory.
-type budget struct {
-	total int64
-	sem   *semaphore.Weighted
-	mu    sync.Mutex
-	used  int64
-}
-
-func (b *budget) init(total int64) {
-	b.total = total
-	b.sem = semaphore.NewWeighted(total)
-}
-
-// take waits a little for n bytes.
-func (b *budget) take(ctx context.Context, n int64) bool {
-	if !b.sem.TryAcquire(n) {
-		ctx, cancel := context.WithTimeout(ctx, roomWait)
-		defer cancel()
-		if b.sem.Acquire(ctx, n) != nil {
-			return false
-		}
-	}
-	b.mu.Lock()
-	b.used += n
-	b.mu.Unlock()
-	return true
-}
-
-func (b *budget) give(n int64) {
-	b.sem.Release(n)
-	b.mu.Lock()
-	b.used -= n
-	b.mu.Unlock()
-}
-
-func (b *budget) inUse() int64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.used
-}
-
-// roomWait is short: who waits holds a connection and perhaps half of what it
-// needs.
-const roomWait = time.Second
 
 // bodyTime is how long a body may take: who sends one byte a second holds room
 // for all of it.
 const bodyTime = 30 * time.Second
 
-// A buffer is a pooled piece of memory that counts in the budget.
+// A buffer is a pooled piece of memory that counts in its edge's share.
 type buffer struct {
 	mem    *[]byte
 	n      int
 	weight int64
-	room   *budget
+	share  *share
 }
 
 func (b *buffer) bytes() []byte { return (*b.mem)[:b.n] }
 
 func (b *buffer) release() {
 	putMemory(b.mem)
-	b.room.give(b.weight)
+	b.share.give(b.weight)
 }
 
 // Memory is pooled by size, in powers of two from 4 KiB.
@@ -101,11 +55,9 @@ func putMemory(m *[]byte) {
 	}
 }
 
-var errFull = refuse(http.StatusServiceUnavailable, "inflight_bytes", "too many bytes are being taken at the moment: --limits.inflight-bytes")
-
 // read reads the body. It asks for room before it reads: for a body of known
 // length for all of it, for another one piece by piece.
-func (h *Handler) read(w http.ResponseWriter, r *http.Request) (*buffer, *refusal) {
+func (h *Handler) read(w http.ResponseWriter, r *http.Request, share *share) (*buffer, *refusal) {
 	limit := h.opts.RequestBytes
 	tooLarge := func() *refusal {
 		return refuse(http.StatusRequestEntityTooLarge, "body_bytes", "the compressed body is over %d bytes: --limits.request-bytes", limit)
@@ -117,13 +69,13 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (*buffer, *refusa
 	c.SetReadDeadline(time.Now().Add(bodyTime)) // where there is a connection
 	defer c.SetReadDeadline(time.Time{})
 	if r.ContentLength < 0 {
-		return h.readChunked(r, tooLarge)
+		return h.readChunked(r, share, tooLarge)
 	}
 	n := r.ContentLength
-	if !h.room.take(r.Context(), n) {
-		return nil, errFull
+	if bad := share.take(r.Context(), n); bad != nil {
+		return nil, bad
 	}
-	b := &buffer{mem: getMemory(int(n)), n: int(n), weight: n, room: &h.room}
+	b := &buffer{mem: getMemory(int(n)), n: int(n), weight: n, share: share}
 	if _, err := io.ReadFull(r.Body, b.bytes()); err != nil {
 		b.release()
 		return nil, unread(err)
@@ -131,21 +83,21 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request) (*buffer, *refusa
 	return b, nil
 }
 
-func (h *Handler) readChunked(r *http.Request, tooLarge func() *refusal) (*buffer, *refusal) {
+func (h *Handler) readChunked(r *http.Request, share *share, tooLarge func() *refusal) (*buffer, *refusal) {
 	const first = 64 << 10
-	if !h.room.take(r.Context(), first) {
-		return nil, errFull
+	if bad := share.take(r.Context(), first); bad != nil {
+		return nil, bad
 	}
-	b := &buffer{mem: getMemory(first), weight: first, room: &h.room}
+	b := &buffer{mem: getMemory(first), weight: first, share: share}
 	for {
 		if int64(b.n) > h.opts.RequestBytes {
 			b.release()
 			return nil, tooLarge()
 		}
 		if b.n == len(*b.mem) {
-			if !h.room.take(r.Context(), int64(b.n)) {
+			if bad := share.take(r.Context(), int64(b.n)); bad != nil {
 				b.release()
-				return nil, errFull
+				return nil, bad
 			}
 			b.weight += int64(b.n)
 			larger := getMemory(2 * b.n)
@@ -187,10 +139,10 @@ func (h *Handler) decompress(ctx context.Context, body *buffer) (*buffer, *refus
 	if n > 32*len(src)+64 {
 		return nil, corrupt(errors.New("it claims to be longer than it can be"))
 	}
-	if !h.room.take(ctx, int64(n)) {
-		return nil, errFull
+	if bad := body.share.take(ctx, int64(n)); bad != nil {
+		return nil, bad
 	}
-	b := &buffer{mem: getMemory(n), n: n, weight: int64(n), room: &h.room}
+	b := &buffer{mem: getMemory(n), n: n, weight: int64(n), share: body.share}
 	if n > 0 {
 		out, err := snappy.Decode(*b.mem, src)
 		if err != nil {

@@ -92,8 +92,7 @@ type Handler struct {
 	opts     Options
 	log      *slog.Logger
 	metrics  *metrics
-	room     budget
-	turns    chan struct{} // bounds how many requests are decoded at once
+	room     room
 	decoders sync.Pool
 	clock    ownClock
 	pusher   *Pusher
@@ -120,9 +119,8 @@ func New(opts Options) *Handler {
 		opts:    opts,
 		log:     opts.Logger,
 		metrics: newMetrics(opts.Registerer),
-		turns:   make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
 	}
-	h.room.init(opts.InflightBytes)
+	h.room.init(opts.InflightBytes, 2*opts.RequestBytes, 2*runtime.GOMAXPROCS(0))
 	h.metrics.inflight(&h.room)
 	h.decoders.New = func() any { return &decoder{} }
 	h.pusher = &Pusher{h: h}
@@ -331,26 +329,19 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version, from *
 	if bad := h.awaitReady(r.Context()); bad != nil {
 		return none, bad
 	}
-	body, bad := h.read(w, r)
+	share := h.room.of(from.edge)
+	defer share.leave()
+	body, bad := h.read(w, r, share)
 	if bad != nil {
 		return none, bad
 	}
 	defer body.release()
 	h.metrics.bytes.Add(float64(len(body.bytes())))
-	select {
-	case h.turns <- struct{}{}:
-	default:
-		wait := time.NewTimer(maxWait)
-		defer wait.Stop()
-		select {
-		case h.turns <- struct{}{}:
-		case <-wait.C:
-			return none, refuse(http.StatusServiceUnavailable, "busy", "no processor was free for %s", maxWait)
-		case <-r.Context().Done():
-			return none, refuse(http.StatusServiceUnavailable, "busy", "the client has gone")
-		}
+	done, bad := share.turn(r.Context())
+	if bad != nil {
+		return none, bad
 	}
-	defer func() { <-h.turns }()
+	defer done()
 	raw, bad := h.decompress(r.Context(), body)
 	if bad != nil {
 		return none, bad

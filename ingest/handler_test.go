@@ -351,14 +351,15 @@ func TestDrain(t *testing.T) {
 // Over the budget of bytes a request is refused before its body is read.
 func TestInflightBudget(t *testing.T) {
 	r := newRelay(t, Options{RequestBytes: 1 << 20, InflightBytes: 2 << 20})
-	if !r.h.room.take(t.Context(), 2<<20-100) {
-		t.Fatal("no room")
+	other := r.h.room.of("other")
+	if bad := other.take(t.Context(), 2<<20-100); bad != nil {
+		t.Fatal(bad)
 	}
 	got := r.send(strings.NewReader(strings.Repeat("x", 1000)))
 	if got.code != 503 || !strings.Contains(got.body, "--limits.inflight-bytes") || got.header.Get("Retry-After") == "" {
 		t.Errorf("%d %q", got.code, got.body)
 	}
-	r.h.room.give(2<<20 - 100)
+	other.give(2<<20 - 100)
 	if got := r.push1(ts(1, "__name__", "a")); got.code != 204 {
 		t.Errorf("with room again: %d", got.code)
 	}

@@ -126,12 +126,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-func (m *metrics) inflight(b *budget) {
+func (m *metrics) inflight(r *room) {
 	m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "relay_inflight_bytes", Help: "Bytes of requests being taken, compressed and decoded.",
-	}, func() float64 { return float64(b.inUse()) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	}, func() float64 { return float64(r.inUse()) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "relay_inflight_bytes_limit", Help: "The most that relay_inflight_bytes may be.",
-	}, func() float64 { return float64(b.total) }))
+	}, func() float64 { return float64(r.total) }))
 }
 
 func (m *metrics) observe(v version, code int, res *series.Result, took time.Duration) {

@@ -109,19 +109,20 @@ func (p *Pusher) take(w http.ResponseWriter, r *http.Request, from *sender) (int
 	if kind == journal.GroupDelete {
 		return http.StatusAccepted, p.apply(r.Context(), rec, from, nil)
 	}
-	body, bad := p.h.read(w, r)
+	share := p.h.room.of(from.edge)
+	defer share.leave()
+	body, bad := p.h.read(w, r, share)
 	if bad != nil {
 		return 0, bad
 	}
 	defer body.release()
 	p.h.metrics.bytes.Add(float64(len(body.bytes())))
-	select {
-	case p.h.turns <- struct{}{}:
-		defer func() { <-p.h.turns }()
-	case <-r.Context().Done():
-		return 0, refuse(http.StatusServiceUnavailable, "busy", "the client has gone")
+	done, bad := share.turn(r.Context())
+	if bad != nil {
+		return 0, bad
 	}
-	raw, give, bad := p.h.inflate(r.Context(), r.Header.Get("Content-Encoding"), body.bytes())
+	defer done()
+	raw, give, bad := p.h.inflate(r.Context(), r.Header.Get("Content-Encoding"), body)
 	if bad != nil {
 		return 0, bad
 	}
@@ -339,7 +340,8 @@ func pushFormat(contentType string) string {
 
 // inflate undoes the compression of a body; give returns the room that it takes.
 // Unknown encodings are none, as in the Pushgateway.
-func (h *Handler) inflate(ctx context.Context, encoding string, body []byte) (raw []byte, give func(), bad *refusal) {
+func (h *Handler) inflate(ctx context.Context, encoding string, from *buffer) (raw []byte, give func(), bad *refusal) {
+	body, share := from.bytes(), from.share
 	var in io.Reader
 	var err error
 	switch strings.ToLower(strings.TrimSpace(encoding)) {
@@ -363,7 +365,7 @@ func (h *Handler) inflate(ctx context.Context, encoding string, body []byte) (ra
 		return nil, nil, undone(err)
 	}
 	room := int64(0)
-	give = func() { h.room.give(room) }
+	give = func() { share.give(room) }
 	const chunk = 256 << 10
 	for {
 		if int64(len(raw)) > h.opts.RequestBytes {
@@ -372,9 +374,9 @@ func (h *Handler) inflate(ctx context.Context, encoding string, body []byte) (ra
 		}
 		if cap(raw)-len(raw) < chunk {
 			more := int64(max(chunk, cap(raw)))
-			if !h.room.take(ctx, more) {
+			if bad := share.take(ctx, more); bad != nil {
 				give()
-				return nil, nil, errFull
+				return nil, nil, bad
 			}
 			room += more
 			raw = slices.Grow(raw, int(more))

@@ -136,7 +136,7 @@ func newApp(cfg *config) *kingpin.Application {
 	app.Flag("limits.label-value-bytes", "Length of a label's value.").Default("4096").IntVar(&cfg.limits.LabelValueBytes)
 	app.Flag("limits.series-bytes", "Length of all labels of a series.").Default("16KiB").BytesVar(&cfg.seriesBytes)
 	app.Flag("limits.request-bytes", "Length of a request, compressed and again decoded.").Default("32MiB").BytesVar(&cfg.requestBytes)
-	app.Flag("limits.inflight-bytes", "Length of all requests that are being taken, compressed and decoded.").Default("256MiB").BytesVar(&cfg.inflightBytes)
+	app.Flag("limits.inflight-bytes", "Length of all requests that are being taken, compressed and decoded; one edge may have half of it.").Default("256MiB").BytesVar(&cfg.inflightBytes)
 
 	app.Flag("ingest.name-validation", "Metric and label names that are taken: utf8, or legacy for those of [a-zA-Z_:][a-zA-Z0-9_:]* alone.").Default("utf8").EnumVar(&cfg.nameValidation, "utf8", "legacy")
 
