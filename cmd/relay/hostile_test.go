@@ -420,8 +420,10 @@ const writePath = "/api/v1/write"
 // write sends a message in snappy.
 func (a *attack) write(raw []byte, headers ...string) reply {
 	a.Helper()
-	return a.post(writePath, bytes.NewReader(snappy.Encode(nil, raw)), headers...)
+	return a.post(writePath, bytes.NewReader(snappyOf(raw)), headers...)
 }
+
+func snappyOf(raw []byte) []byte { return snappy.Encode(nil, raw) }
 
 // push sends series in remote write 1.0.
 func (a *attack) push(series ...prompb.TimeSeries) reply {
