@@ -489,7 +489,7 @@ func (a *attack) head(method, path string, headers ...string) string {
 	if a.s.guarded {
 		who = "Authorization: Bearer " + a.token
 	}
-	return fmt.Sprintf("%s %s HTTP/1.1\r\nHost: relay\r\n%s\r\n%s\r\n", method, path, who, strings.Join(append(headers, ""), "\r\n"))
+	return fmt.Sprintf("%s %s HTTP/1.1\r\nHost: relay\r\n%s\r\n%s", method, path, who, strings.Join(append(headers, ""), "\r\n"))
 }
 
 // one is a series with one sample, now.
@@ -591,8 +591,12 @@ func (g *sentinel) beat(s *siege, n int) string {
 	if res.StatusCode != http.StatusNoContent {
 		return fmt.Sprintf("push answered %d %s", res.StatusCode, answer)
 	}
-	res, err = g.scraper.Get(s.web + "/metrics?edge=sentinel")
+	req, err = http.NewRequest(http.MethodGet, s.web+"/metrics?edge=sentinel", nil)
 	if err != nil {
+		return err.Error()
+	}
+	req.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", "4")
+	if res, err = g.scraper.Do(req); err != nil {
 		return "scrape: " + err.Error()
 	}
 	defer res.Body.Close()
