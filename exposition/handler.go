@@ -65,13 +65,14 @@ type Handler struct {
 	log     *slog.Logger
 	metrics *metrics
 	scrapes *scrapes
-	turns   chan struct{}
+	turns   turns
 	parser  parser.Parser
 }
 
 // Limits of a scrape.
 const (
-	defaultTimeout = 2 * time.Minute // without X-Prometheus-Scrape-Timeout-Seconds
+	defaultTimeout = 2 * time.Minute  // without X-Prometheus-Scrape-Timeout-Seconds
+	stallTime      = 10 * time.Second // for a reader to take one piece of the page
 	maxShards      = 1024
 	maxSelectors   = 64
 )
@@ -99,7 +100,7 @@ func New(opts Options) (*Handler, error) {
 	}
 	return &Handler{
 		opts: opts, stamps: st, log: opts.Logger, metrics: newMetrics(opts.Registerer), scrapes: newScrapes(),
-		turns:  make(chan struct{}, opts.MaxScrapes),
+		turns:  newTurns(opts.MaxScrapes),
 		parser: parser.NewParser(parser.Options{}),
 	}, nil
 }
@@ -142,13 +143,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "# HELP relay_edge_pushing The edge pushes.\n# TYPE relay_edge_pushing gauge\nrelay_edge_pushing 1\n")
 		return
 	}
-	select {
-	case h.turns <- struct{}{}:
-	case <-patience.Done():
+	done, ok := h.turns.take(patience, r.RemoteAddr)
+	if !ok {
 		h.unavailable(w, "busy", fmt.Sprintf("%d scrapes are being answered: --exposition.max-scrapes", h.opts.MaxScrapes))
 		return
 	}
-	defer func() { <-h.turns }()
+	defer done()
 
 	f := negotiate(strings.Join(r.Header.Values("Accept"), ","))
 	enc := negotiateEncoding(strings.Join(r.Header.Values("Accept-Encoding"), ","))
@@ -162,9 +162,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodHead {
 		return
 	}
-	// A reader that has gone, or reads nothing, is left behind.
-	http.NewResponseController(w).SetWriteDeadline(start.Add(timeout))
-	sent := &counted{w: w, ctx: ctx}
+	sent := &counted{w: w, ctx: ctx, c: http.NewResponseController(w), until: start.Add(timeout)}
 	p, err := h.render(sent, f, enc, q, start)
 	if err != nil {
 		h.metrics.failed.WithLabelValues("aborted").Inc()
@@ -257,17 +255,25 @@ func (h *Handler) render(out io.Writer, f format, enc encoding, q series.Query, 
 	return p, errors.Join(err, closeAll())
 }
 
-// counted writes to the network until the scraper's patience ends.
+// counted writes to the network until the scraper's patience ends. A reader that
+// has gone, or that takes nothing for too long, is left behind.
 type counted struct {
-	w   io.Writer
-	ctx context.Context
-	n   int64
+	w     io.Writer
+	ctx   context.Context
+	c     *http.ResponseController
+	until time.Time
+	n     int64
 }
 
 func (c *counted) Write(b []byte) (int, error) {
 	if err := c.ctx.Err(); err != nil {
 		return 0, err
 	}
+	deadline := time.Now().Add(stallTime)
+	if c.until.Before(deadline) {
+		deadline = c.until
+	}
+	c.c.SetWriteDeadline(deadline) // where there is a connection
 	n, err := c.w.Write(b)
 	c.n += int64(n)
 	return n, err

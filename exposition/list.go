@@ -42,15 +42,15 @@ func (h *Handler) Series(w http.ResponseWriter, r *http.Request) {
 		writeEnvelope(w, http.StatusBadRequest, map[string]any{"status": "error", "errorType": "bad_data", "error": err.Error()})
 		return
 	}
-	select {
-	case h.turns <- struct{}{}:
-		defer func() { <-h.turns }()
-	case <-r.Context().Done():
+	done, ok := h.turns.take(r.Context(), r.RemoteAddr)
+	if !ok {
 		return
 	}
 	now := time.Now()
 	v := &lister{now: now, limit: limit, list: []listed{}}
-	if err := h.opts.Store.Scan(now, q, v); err != nil {
+	err = h.opts.Store.Scan(now, q, v)
+	done() // who reads slowly keeps nobody waiting
+	if err != nil {
 		writeEnvelope(w, http.StatusInternalServerError, map[string]any{"status": "error", "errorType": "internal", "error": err.Error()})
 		return
 	}

@@ -684,7 +684,7 @@ func TestScrapesAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.turns <- struct{}{}
+	h.turns.all <- struct{}{}
 	scrape := func() int {
 		r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
 		r.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", "0.2")
@@ -697,7 +697,7 @@ func TestScrapesAreBounded(t *testing.T) {
 	}
 	go func() {
 		time.Sleep(20 * time.Millisecond)
-		<-h.turns
+		<-h.turns.all
 	}()
 	if got := scrape(); got != 200 {
 		t.Errorf("after it: %d", got)

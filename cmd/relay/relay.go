@@ -298,6 +298,7 @@ func (r *relay) serve(ctx context.Context) error {
 	server := &http.Server{
 		Handler:           r.handler,
 		ReadHeaderTimeout: 10 * time.Second,
+		WriteTimeout:      3 * time.Minute, // a scrape has two at most, and a bound of its own
 		IdleTimeout:       5 * time.Minute, // senders push every few seconds to minutes
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
