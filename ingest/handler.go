@@ -159,7 +159,13 @@ type refusal struct {
 func (r *refusal) Error() string { return r.text }
 
 func refuse(code int, reason, format string, args ...any) *refusal {
-	return &refusal{code: code, reason: reason, text: fmt.Sprintf(format, args...)}
+	return &refusal{code: code, reason: reason, text: shortened(fmt.Sprintf(format, args...))}
+}
+
+// shortened is the beginning of a text that may have what a client sent in it: what
+// a sender reads of an error.
+func shortened(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), maxAnswer)], "")
 }
 
 func (h *Handler) enter() bool {
@@ -264,10 +270,7 @@ func summary(res *series.Result) string {
 	if res.First != nil {
 		fmt.Fprintf(&b, "; the first: %s", res.First.Error())
 	}
-	if b.Len() > maxAnswer {
-		b.Truncate(maxAnswer)
-	}
-	return strings.ToValidUTF8(b.String(), "")
+	return shortened(b.String())
 }
 
 // A version is one of the messages that senders write.
