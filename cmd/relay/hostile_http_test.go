@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -292,7 +293,7 @@ func hostileScrape(t *testing.T) {
 			}
 			defer res.Body.Close()
 			n, err := io.Copy(io.Discard, res.Body)
-			if res.StatusCode == 200 && (err == nil) != (n > 6_000_000) {
+			if res.StatusCode == 200 && (err == nil) != (n > 8_000_000) {
 				a.Errorf("%d bytes, %v: half a page for a whole one, or the other way", n, err)
 			}
 			got.add(res.StatusCode)
@@ -331,6 +332,27 @@ func hostileScrape(t *testing.T) {
 			m := s.metrics()
 			return m["go_goroutines"] <= s.goroutines+10
 		})
+	})
+	s.run("94 a connection that is used again after the time of its scrape", func(a *attack) {
+		c, err := net.Dial("tcp", strings.TrimPrefix(s.web, "http://"))
+		if err != nil {
+			a.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		in := bufio.NewReader(c)
+		for _, path := range []string{"/metrics?edge=sentinel", "/-/healthy", "/metrics?edge=nobody"} {
+			io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: r\r\nX-Prometheus-Scrape-Timeout-Seconds: 1\r\n\r\n")
+			res, err := http.ReadResponse(in, nil)
+			if err != nil {
+				a.Fatalf("%s: %v", path, err)
+			}
+			if _, err := io.Copy(io.Discard, res.Body); err != nil {
+				a.Fatalf("%s: %v", path, err)
+			}
+			time.Sleep(1500 * time.Millisecond)
+		}
+		a.mayFail()
 	})
 	s.run("65 a page that is cut by its timeout", func(a *attack) {
 		whole, cut := 0, 0
