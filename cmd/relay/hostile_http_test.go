@@ -89,37 +89,35 @@ func hostileConnections(t *testing.T) {
 		}
 		wg.Wait()
 	})
-	if thorough() {
-		s.run("47b bodies by the byte", func(a *attack) {
-			var wg sync.WaitGroup
-			for range 80 {
-				wg.Go(func() {
-					c, err := net.Dial("tcp", s.pushes)
-					if err != nil {
-						a.Error(err)
-						return
-					}
-					defer c.Close()
-					c.SetDeadline(time.Now().Add(60 * time.Second))
-					io.WriteString(c, a.head("POST", writePath, "Content-Length: 100000")+"\r\n")
-					go func() {
-						for range 100 {
-							time.Sleep(time.Second)
-							if _, err := c.Write([]byte("x")); err != nil {
-								return
-							}
+	s.run("47b bodies by the byte", func(a *attack) {
+		var wg sync.WaitGroup
+		for range 80 {
+			wg.Go(func() {
+				c, err := net.Dial("tcp", s.pushes)
+				if err != nil {
+					a.Error(err)
+					return
+				}
+				defer c.Close()
+				c.SetDeadline(time.Now().Add(60 * time.Second))
+				io.WriteString(c, a.head("POST", writePath, "Content-Length: 100000")+"\r\n")
+				go func() {
+					for range 100 {
+						time.Sleep(time.Second)
+						if _, err := c.Write([]byte("x")); err != nil {
+							return
 						}
-					}()
-					out, err := io.ReadAll(c)
-					if err != nil || !bytes.HasPrefix(out, []byte("HTTP/1.1 400")) {
-						a.Errorf("%v %.80q", err, out)
 					}
-				})
-			}
-			wg.Wait()
-			a.refused("body_read", 80)
-		})
-	}
+				}()
+				out, err := io.ReadAll(c)
+				if err != nil || !bytes.HasPrefix(out, []byte("HTTP/1.1 400")) {
+					a.Errorf("%v %.80q", err, out)
+				}
+			})
+		}
+		wg.Wait()
+		a.refused("body_read", 80)
+	})
 	s.run("49 HTTP/2", func(a *attack) {
 		const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 		settings := "\x00\x00\x00\x04\x00\x00\x00\x00\x00"

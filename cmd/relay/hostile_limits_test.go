@@ -63,10 +63,7 @@ func hostileCredentials(t *testing.T) {
 			a.Errorf("the edge itself: %d", code)
 		}
 		var got codes
-		n, users := 120, 30
-		if thorough() {
-			n, users = 1000, 300
-		}
+		const n, users = 400, 80
 		parallel(n, 20, func(i int) {
 			user := fmt.Sprint("user", i%users)
 			if i%4 == 0 {
@@ -354,10 +351,7 @@ func hostileLimits(t *testing.T) {
 		a.any = true
 	})
 	s.run("60 bad requests without end are not in the log", func(a *attack) {
-		n := 5000
-		if thorough() {
-			n = 50_000
-		}
+		const n = 50_000
 		before := len(s.proc.logs.String())
 		client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
 		defer client.CloseIdleConnections()
