@@ -107,7 +107,8 @@ func (p *Pusher) take(w http.ResponseWriter, r *http.Request, from *sender) (int
 		rec.Scope = from.edge
 	}
 	if kind == journal.GroupDelete {
-		return http.StatusAccepted, p.apply(r.Context(), rec, from, nil)
+		_, bad := p.apply(r.Context(), rec, from, nil)
+		return http.StatusAccepted, bad
 	}
 	share := p.h.room.of(from.edge)
 	defer share.leave()
@@ -129,47 +130,51 @@ func (p *Pusher) take(w http.ResponseWriter, r *http.Request, from *sender) (int
 	defer give()
 	p.h.metrics.decodedBytes.Add(float64(len(raw)))
 	rec.Format = pushFormat(r.Header.Get("Content-Type"))
-	if from.ttl == 0 {
+	asked := from.ttl != 0
+	if !asked {
 		if from.ttl = p.ttl; p.ttl == 0 {
 			p.once.Do(func() {
 				p.h.log.Info("A push without a TTL gets --series.ttl, and is gone after it; for batch jobs set --push.ttl=inf", "group", series.FormatLabels(labels))
 			})
 		}
 	}
-	if bad := p.apply(r.Context(), rec, from, raw); bad != nil {
+	res, bad := p.apply(r.Context(), rec, from, raw)
+	if bad != nil {
 		return 0, bad
+	}
+	if asked && res.Clamped {
+		w.Header().Set("X-Relay-TTL", res.Granted.String())
 	}
 	return http.StatusOK, nil
 }
 
 // apply journals and applies one push, in turn.
-func (p *Pusher) apply(ctx context.Context, rec *journal.Record, from *sender, raw []byte) *refusal {
+func (p *Pusher) apply(ctx context.Context, rec *journal.Record, from *sender, raw []byte) (res series.Result, bad *refusal) {
 	p.turn.Lock()
 	defer p.turn.Unlock()
 	store := p.h.opts.Store
 	group := &series.Group{Scope: rec.Scope, Labels: rec.Group}
 	if rec.Kind == journal.GroupDelete && !store.HasGroup(group) {
-		return nil
+		return res, nil
 	}
 	now := time.Now()
 	rec.Received = now.UnixMilli()
 	batch, err := p.batch(rec, series.Request{Edge: rec.Edge, TTL: from.ttl, Received: now, Now: now, Group: group, Terms: from.terms}, raw)
 	if err != nil {
-		return refuse(http.StatusBadRequest, "malformed", "%v; nothing was changed", err)
+		return res, refuse(http.StatusBadRequest, "malformed", "%v; nothing was changed", err)
 	}
 	defer batch.Release()
 	if bad := from.allowSamples(now, batch.Len()); bad != nil {
-		return bad
+		return res, bad
 	}
-	if res := batch.Prepare(); res.Refused() > 0 {
-		bad := refuse(http.StatusBadRequest, "series", "%v; nothing was changed", res.First)
-		bad.first = res.First
-		return bad
+	if all := batch.Prepare(); all.Refused() > 0 {
+		bad := refuse(http.StatusBadRequest, "series", "%v; nothing was changed", all.First)
+		bad.first = all.First
+		return res, bad
 	}
 	if twice := batch.Duplicate(); twice != "" {
-		return refuse(http.StatusBadRequest, "duplicate", "%s is pushed twice in one request; nothing was changed", twice)
+		return res, refuse(http.StatusBadRequest, "duplicate", "%s is pushed twice in one request; nothing was changed", twice)
 	}
-	var res series.Result
 	commit := func() {
 		res = batch.Commit()
 		if rec.Kind != journal.GroupDelete {
@@ -184,13 +189,13 @@ func (p *Pusher) apply(ctx context.Context, rec *journal.Record, from *sender, r
 		}
 		if err := p.h.opts.Journal.Append(ctx, rec, commit); err != nil {
 			p.h.log.Warn("Push not taken", "err", err)
-			return refuse(http.StatusServiceUnavailable, "journal", "%v", err)
+			return res, refuse(http.StatusServiceUnavailable, "journal", "%v", err)
 		}
 	} else {
 		commit()
 	}
 	p.h.metrics.observePush(&res)
-	return nil
+	return res, nil
 }
 
 // batch reads a push into a batch. The caller releases it.

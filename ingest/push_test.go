@@ -277,6 +277,59 @@ func TestPushTTL(t *testing.T) {
 	}
 }
 
+// Whatever asks for a TTL, and in whatever format the push is, --series.ttl-max bounds it;
+// who asked for more is told what was granted.
+func TestPushTTLIsBounded(t *testing.T) {
+	var proto bytes.Buffer
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "a"}))
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	protobuf := expfmt.NewFormat(expfmt.TypeProtoDelim)
+	if err := expfmt.NewEncoder(&proto, protobuf).Encode(families[0]); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		body, contentType, header, told string
+		lives, gone                     time.Duration
+	}{
+		{"a 1\n", "", "", "", 59 * time.Minute, 61 * time.Minute}, // --push.ttl was not asked for
+		{"a 1\n", "", "inf", "1h0m0s", 59 * time.Minute, 61 * time.Minute},
+		{"a 1\n", "", "90s", "", 89 * time.Second, 91 * time.Second},
+		{"#!set stale_timeout = null\na 1\n", "", "", "", 59 * time.Minute, 61 * time.Minute},
+		{proto.String(), string(protobuf), "90s", "", 89 * time.Second, 91 * time.Second},
+		{proto.String(), string(protobuf), "2h", "1h0m0s", 59 * time.Minute, 61 * time.Minute},
+		{"# TYPE a gauge\na 1.0\n# EOF\n", "application/openmetrics-text; version=1.0.0", "90s", "", 89 * time.Second, 91 * time.Second},
+	} {
+		g := newGateway(t, Options{Store: series.New(series.Options{MaxTTL: series.TTLOf(time.Hour)})})
+		g.h.Pusher(series.Forever)
+		req, err := http.NewRequest("PUT", g.srv.URL+"/metrics/job/x", strings.NewReader(c.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", c.contentType)
+		if c.header != "" {
+			req.Header.Set("X-Relay-TTL", c.header)
+		}
+		res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if got := res.Header.Get("X-Relay-TTL"); res.StatusCode != 200 || got != c.told {
+			t.Errorf("%q %s %s: %d, told %q, want %q", c.body, c.contentType, c.header, res.StatusCode, got, c.told)
+		}
+		if got := g.liveAfter(c.lives); !strings.HasPrefix(got, "a") {
+			t.Errorf("%q %s %s: gone after %s", c.body, c.contentType, c.header, c.lives)
+		}
+		if got := g.liveAfter(c.gone); strings.HasPrefix(got, "a") {
+			t.Errorf("%q %s %s: there after %s", c.body, c.contentType, c.header, c.gone)
+		}
+	}
+}
+
 // A push carries no time of its own, belongs to a group, and says so on the page.
 func TestPushedSeriesAreMarked(t *testing.T) {
 	g := newGateway(t, Options{})
