@@ -20,10 +20,11 @@ race: ## the same under the race detector
 	go test -race ./...
 
 fuzz: ## each fuzz target for a minute
-	go test ./ingest -run '^$$' -fuzz FuzzV1 -fuzztime 1m -fuzzminimizetime 1s
-	go test ./ingest -run '^$$' -fuzz FuzzV2 -fuzztime 1m -fuzzminimizetime 1s
-	go test ./exposition -run '^$$' -fuzz FuzzPage -fuzztime 1m -fuzzminimizetime 1s
-	go test ./series -run '^$$' -fuzz FuzzAgainstModel -fuzztime 1m -fuzzminimizetime 1s
+	@for dir in $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' ./...); do \
+	  for target in $$(go test $$dir -list '^Fuzz' | grep '^Fuzz'); do \
+	    go test $$dir -run '^$$' -fuzz "^$$target\$$" -fuzztime 1m -fuzzminimizetime 1s || exit 1; \
+	  done; \
+	done
 
 lint: ## vet and staticcheck
 	go vet ./...

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/prometheus/common/model"
@@ -24,6 +25,7 @@ type pushBody struct {
 	received int64  // ms
 	budget   int    // bytes of memory that it may still cost
 
+	grouping [][2]string // the same, by name; filled by read
 	families map[string]*pushFamily
 	set      *series.TTL // by the last directive
 	packed   []byte
@@ -53,6 +55,10 @@ var errTimestamp = errors.New("pushed metrics must not have timestamps")
 
 func (p *pushBody) read(raw []byte, format string) error {
 	p.families = map[string]*pushFamily{}
+	for name, value := range series.Labels(p.group) {
+		p.grouping = append(p.grouping, [2]string{name, value})
+	}
+	slices.SortFunc(p.grouping, func(a, b [2]string) int { return strings.Compare(a[0], b[0]) })
 	if format == formatOpenMetrics && !bytes.HasSuffix(bytes.TrimRight(raw, "\n"), []byte("# EOF")) {
 		raw = append(bytes.Clone(raw), "# EOF\n"...) // Go's client leaves it out
 	}
@@ -205,13 +211,20 @@ func (p *pushBody) series(l labels.Labels, add func(*series.Batch)) error {
 	f := p.familyOf(name)
 	p.packed = p.packed[:0]
 	cost := costSeries + costSample
-	l.Range(func(l labels.Label) {
+	group := p.grouping
+	l.Range(func(l labels.Label) { // in the order of their names, as the store has them
 		cost += len(l.Name) + len(l.Value)
-		if _, taken := series.LabelValue(p.group, l.Name); !taken {
+		for len(group) > 0 && group[0][0] < l.Name {
+			p.packed = series.AppendPair(p.packed, group[0][0], group[0][1])
+			group = group[1:]
+		}
+		if len(group) == 0 || group[0][0] != l.Name {
 			p.packed = series.AppendPair(p.packed, l.Name, l.Value)
 		}
 	})
-	p.packed = append(p.packed, p.group...)
+	for _, g := range group {
+		p.packed = series.AppendPair(p.packed, g[0], g[1])
+	}
 	if p.budget -= cost + len(p.group); p.budget < 0 {
 		return errTooDear
 	}
