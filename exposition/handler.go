@@ -191,6 +191,15 @@ func scrapeTimeout(h http.Header) time.Duration {
 	return time.Duration(s * float64(time.Second))
 }
 
+// Selection reads which series parameters select: match[], of which one must be
+// given, and edge.
+func (h *Handler) Selection(v url.Values) (series.Query, error) {
+	if len(v["match[]"]) == 0 {
+		return series.Query{}, errors.New("match[] must be given")
+	}
+	return h.query(url.Values{"match[]": v["match[]"], "edge": v["edge"]})
+}
+
 // query reads the parameters.
 func (h *Handler) query(v url.Values) (series.Query, error) {
 	q := series.Query{Edge: v.Get("edge")}

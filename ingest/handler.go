@@ -414,6 +414,8 @@ func (h *Handler) Replay(r *journal.Record) error {
 		v = v2
 	case journal.GroupReplace, journal.GroupMerge, journal.GroupDelete, journal.Wipe:
 		return h.pusher.replay(r)
+	case journal.SeriesDelete:
+		return h.replayDelete(r)
 	default:
 		return fmt.Errorf("a record of kind %d", r.Kind)
 	}

@@ -267,6 +267,22 @@ func TestNewerVersionIsRefused(t *testing.T) {
 	}
 }
 
+// An older relay reads the journal of this one, unless there is something in it that it
+// does not know.
+func TestVersionsOfRecords(t *testing.T) {
+	for kind, want := range map[Kind]byte{WriteV1: 2, WriteV2: 2, GroupReplace: 2, GroupMerge: 2, GroupDelete: 2, Wipe: 2, SeriesDelete: 4} {
+		r := record(3)
+		r.Kind = kind
+		data := r.append(nil, part{total: 1}, r.Body)
+		if data[0] != want {
+			t.Errorf("kind %d is written in version %d, want %d", kind, data[0], want)
+		}
+		if got, _, err := parse(data); err != nil || got.Kind != kind || got.Received != r.Received {
+			t.Errorf("kind %d: %v, %+v", kind, err, got)
+		}
+	}
+}
+
 // Each bit of a record is covered: flipped, the record is left out, the others
 // are not.
 func TestDamagedRecords(t *testing.T) {

@@ -19,6 +19,8 @@ const (
 	GroupMerge   Kind = 4 // one that replaces its families
 	GroupDelete  Kind = 5 // no body
 	Wipe         Kind = 6 // of all groups; no body
+
+	SeriesDelete Kind = 7 // of the series that the body lists, in snappy's block format
 )
 
 // A Record is one accepted request, with what was decided about it.
@@ -43,8 +45,13 @@ type Record struct {
 // version is of the form of records. A newer relay reads older ones; a record
 // that is newer than the relay stops it.
 //
-// Version 2 has what the terms of the edge did, and pushes to groups.
-const version = 2
+// Version 2 has what the terms of the edge did, and pushes to groups. Version 4 has
+// deletes of series; it is used for no others.
+const (
+	version        = 4
+	versionUsual   = 2
+	versionDeletes = 4
+)
 
 // ErrVersion is the error for a journal that a newer relay has written.
 var ErrVersion = errors.New("journal: written by a newer version of the relay")
@@ -68,7 +75,11 @@ const checksumEnd = 6
 // append writes a record with one piece of its body.
 func (r *Record) append(b []byte, p part, body []byte) []byte {
 	from := len(b)
-	b = append(b, version, byte(r.Kind), 0, 0, 0, 0)
+	v := byte(versionUsual)
+	if r.Kind == SeriesDelete {
+		v = versionDeletes
+	}
+	b = append(b, v, byte(r.Kind), 0, 0, 0, 0)
 	b = binary.AppendVarint(b, r.Received)
 	for _, ttl := range []int64{r.TTL, r.MinTTL, r.MaxTTL} {
 		b = binary.AppendUvarint(b, uint64(ttl))

@@ -215,10 +215,13 @@ func (b *Batch) endGroup() {
 
 // delete hides a series at once, with a watermark at the time of the request that
 // lasts as long as a late sample may be late.
-func (s *slot) delete(received, mono, lag int64) {
-	ttl := packTTL(TTL(lag))
-	s.t, s.skew, s.ttl = received, 0, ttl
-	s.deadline = deadline(received, received, mono, ttl.ttl(), lag)
+func (s *slot) delete(received, mono, lag int64) { s.hide(received, received, mono, TTL(lag), lag) }
+
+// hide is delete with a watermark at a time, not before the request's, and a TTL of
+// its own.
+func (s *slot) hide(t, received, mono int64, ttl TTL, lag int64) {
+	s.t, s.skew, s.ttl = t, saturate32(t-received), packTTL(ttl)
+	s.deadline = deadline(t, received, mono, ttl, lag)
 	s.flags |= deleted | counted
 }
 

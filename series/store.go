@@ -370,7 +370,7 @@ func (s *Store) owned(live []int) map[string]Owned {
 }
 
 type counters struct {
-	expired, missed, ended, created, forgotten, owners atomic.Uint64
+	expired, missed, ended, created, forgotten, owners, deleted atomic.Uint64
 }
 
 // Counters are totals since the store was made.
@@ -380,6 +380,7 @@ type Counters struct {
 	Missed            uint64 // of them, those whose last sample no scan of all has begun to show
 	Ended             uint64 // series ended by a stale marker
 	Forgotten         uint64 // watermarks freed
+	Deleted           uint64 // series that Store.Delete hid
 	OwnerChanges      uint64 // series written by another edge than before
 	MetadataConflicts uint64 // families declared with a second type
 }
@@ -388,7 +389,7 @@ type Counters struct {
 func (s *Store) Counters() Counters {
 	return Counters{
 		Created: s.totals.created.Load(), Expired: s.totals.expired.Load(), Missed: s.totals.missed.Load(), Ended: s.totals.ended.Load(),
-		Forgotten: s.totals.forgotten.Load(), OwnerChanges: s.totals.owners.Load(),
+		Forgotten: s.totals.forgotten.Load(), OwnerChanges: s.totals.owners.Load(), Deleted: s.totals.deleted.Load(),
 		MetadataConflicts: s.metadata.conflicts.Load(),
 	}
 }

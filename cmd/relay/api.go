@@ -2,11 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
 
 	"relay/edges"
+	"relay/ingest"
 )
 
 // base is where the relay is reached, as its user sees it.
@@ -62,6 +65,43 @@ func (r *relay) wipe(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusAccepted)
+}
+
+// deleteSeries hides the series that are selected, or with dry-run=true counts them.
+func (r *relay) deleteSeries(w http.ResponseWriter, req *http.Request) {
+	fail := func(code int, kind, text string) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.WriteHeader(code)
+		json.NewEncoder(w).Encode(map[string]any{"status": "error", "errorType": kind, "error": text})
+	}
+	if !r.cfg.adminAPI {
+		fail(http.StatusForbidden, "forbidden", "The admin API is not enabled: --web.enable-admin-api")
+		return
+	}
+	params := req.URL.Query()
+	q, err := r.pages.Selection(params)
+	dry := params.Get("dry-run")
+	if err == nil && dry != "" && dry != "true" && dry != "false" {
+		err = fmt.Errorf("dry-run %.20q: want true or false", dry)
+	}
+	if err != nil {
+		fail(http.StatusBadRequest, "bad_data", err.Error())
+		return
+	}
+	n, err := r.ingest.Delete(req.Context(), q, dry == "true")
+	switch {
+	case errors.Is(err, ingest.ErrTooMany):
+		fail(http.StatusUnprocessableEntity, "execution", err.Error())
+		return
+	case err != nil:
+		fail(http.StatusServiceUnavailable, "unavailable", fmt.Sprintf("%v; %d series were deleted", err, n))
+		return
+	}
+	if dry != "true" {
+		r.log.Info("Series deleted", "match", strings.Join(params["match[]"], " "), "edge", q.Edge, "deleted", n, "remote", req.RemoteAddr)
+	}
+	writeJSON(w, map[string]any{"status": "success", "data": map[string]int{"deleted": n}})
 }
 
 // dump hands out all state, for a checkpoint.

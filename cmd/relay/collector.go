@@ -38,6 +38,7 @@ var (
 
 	expiredDesc   = desc("relay_series_expired_total", "Series whose TTL has passed, counted by the sweep.")
 	unscrapedDesc = desc("relay_series_expired_unscraped_total", "Of relay_series_expired_total, those whose last sample came and went between two scrapes of all series; counted once these are seen.")
+	deletedDesc   = desc("relay_series_deleted_total", "Series deleted by the admin API.")
 	endedDesc     = desc("relay_series_ended_total", "Live series that were ended by a stale marker.")
 	forgottenDesc = desc("relay_series_forgotten_total", "Expired series that were freed.")
 	ownerDesc     = desc("relay_series_owner_changes_total", "Series that were written by another edge than before.")
@@ -45,7 +46,7 @@ var (
 )
 
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{liveDesc, heldDesc, limitDesc, metricsDesc, edgesDesc, edgesMaxDesc, seenDesc, memoryDesc, memoryMaxDesc, pairsDesc, pairBytesDesc, familiesDesc, expiredDesc, unscrapedDesc, endedDesc, forgottenDesc, ownerDesc, conflictsDesc} {
+	for _, d := range []*prometheus.Desc{liveDesc, heldDesc, limitDesc, metricsDesc, edgesDesc, edgesMaxDesc, seenDesc, memoryDesc, memoryMaxDesc, pairsDesc, pairBytesDesc, familiesDesc, expiredDesc, unscrapedDesc, deletedDesc, endedDesc, forgottenDesc, ownerDesc, conflictsDesc} {
 		ch <- d
 	}
 }
@@ -66,7 +67,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v))
 	}
 	for d, v := range map[*prometheus.Desc]uint64{
-		expiredDesc: n.Expired, unscrapedDesc: n.Missed, endedDesc: n.Ended, forgottenDesc: n.Forgotten, ownerDesc: n.OwnerChanges, conflictsDesc: n.MetadataConflicts,
+		expiredDesc: n.Expired, unscrapedDesc: n.Missed, deletedDesc: n.Deleted, endedDesc: n.Ended, forgottenDesc: n.Forgotten, ownerDesc: n.OwnerChanges, conflictsDesc: n.MetadataConflicts,
 	} {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
 	}

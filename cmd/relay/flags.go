@@ -109,7 +109,7 @@ func newApp(cfg *config) *kingpin.Application {
 	app.Flag("web.trusted-proxies", "Addresses or CIDR blocks, comma-separated or repeated, whose X-Forwarded-For names an edge.").SetValue(prefixes{&cfg.trustedProxies})
 	app.Flag("web.enable-lifecycle", "Let POST /-/reload and /-/quit reload and stop the relay.").BoolVar(&cfg.lifecycle)
 
-	app.Flag("web.enable-admin-api", "Let PUT /api/v1/admin/wipe end all groups of the push API.").BoolVar(&cfg.adminAPI)
+	app.Flag("web.enable-admin-api", "Let DELETE /api/v1/series delete series, and PUT /api/v1/admin/wipe end all groups of the push API.").BoolVar(&cfg.adminAPI)
 
 	app.Flag("series.ttl", "How long a series lives without a newer sample, where its sender does not say (label __ttl__, header X-Relay-TTL, query ttl): a duration, seconds, or inf.").Default("5m").SetValue(ttlValue{&cfg.ttl})
 	app.Flag("series.ttl-min", "The shortest TTL that a sender is granted.").Default("1s").SetValue(ttlValue{&cfg.ttlMin})

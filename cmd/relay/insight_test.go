@@ -306,3 +306,99 @@ func TestExplainAPI(t *testing.T) {
 		}
 	}
 }
+
+// A delete holds across restarts, from the journal and from a checkpoint.
+func TestDeleteAPI(t *testing.T) {
+	dir := t.TempDir()
+	do := func(base, query string) (int, string) {
+		t.Helper()
+		req, err := http.NewRequest(http.MethodDelete, base+"/api/v1/series?"+query, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode, strings.TrimSpace(string(text))
+	}
+	base, r := startRelay(t, "--journal.path="+dir)
+	if code, text := do(base, "match[]=a"); code != 403 || !strings.Contains(text, "--web.enable-admin-api") {
+		t.Errorf("%d %s", code, text)
+	}
+	r.close()
+	begin := func() {
+		t.Helper()
+		base, r = startRelay(t, "--journal.path="+dir, "--web.enable-admin-api")
+	}
+	begin()
+	sampled := time.Now()
+	all := []string{"a", "b", "c"}
+	for _, edge := range []string{"shop"} {
+		sendWrite(t, base, write{edge: edge, ttl: "1h", names: all, time: sampled})
+	}
+	res, err := http.Post(base+"/metrics/job/x", "", strings.NewReader("pushed 1\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	for _, c := range []struct {
+		query string
+		code  int
+		want  string
+	}{
+		{"", 400, "match[] must be given"},
+		{"edge=shop", 400, "match[] must be given"},
+		{"match[]={", 400, "parse error"},
+		{"match[]=a&dry-run=perhaps", 400, "dry-run"},
+		{"match[]=nothing", 200, `{"data":{"deleted":0},"status":"success"}`},
+		{"match[]={__name__=~'.%2B'}&edge=ship", 200, `{"data":{"deleted":0},"status":"success"}`},
+		{"match[]={__name__=~'[abp].*'}&dry-run=true", 200, `{"data":{"deleted":5},"status":"success"}`},
+		{"match[]=a&match[]=b&match[]=pushed", 200, `{"data":{"deleted":3},"status":"success"}`},
+		{"match[]=a", 200, `{"data":{"deleted":0},"status":"success"}`},
+	} {
+		if code, text := do(base, c.query); code != c.code || !strings.Contains(text, c.want) {
+			t.Errorf("%s: %d %s, want %d %s", c.query, code, text, c.code, c.want)
+		}
+	}
+	state := func(series string) string {
+		t.Helper()
+		var x struct{ State string }
+		getData(t, base+"/api/v1/explain?series="+series, &x)
+		return x.State
+	}
+	check := func(when string) {
+		t.Helper()
+		sendWrite(t, base, write{edge: "shop", ttl: "1h", names: all, time: sampled.Add(-time.Second)}) // late
+		page := getPage(t, base+"/metrics")
+		if strings.Contains(page, "a{") || strings.Contains(page, "\nb{") || strings.Contains(page, "pushed{") || !strings.Contains(page, "c{") {
+			t.Errorf("%s:\n%s", when, page)
+		}
+		if a, c := state("a"), state("c"); a != "deleted" || c != "live" {
+			t.Errorf("%s: a is %s, c %s", when, a, c)
+		}
+	}
+	check("at once")
+	r.close()
+	begin()
+	check("after a restart")
+	if err := r.journal.Checkpoint(t.Context(), r.dump); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.journal.Checkpoint(t.Context(), r.dump); err != nil {
+		t.Fatal(err)
+	}
+	r.close()
+	begin()
+	check("after a checkpoint and a restart")
+	sendWrite(t, base, write{edge: "shop", ttl: "1h", names: all, time: time.Now()})
+	if got := state("a"); got != "live" {
+		t.Errorf("after a new sample a is %s", got)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}

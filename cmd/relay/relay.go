@@ -198,6 +198,7 @@ func (r *relay) routes() (http.Handler, error) {
 	mux.HandleFunc("GET /api/v1/status", r.status)
 	mux.HandleFunc("GET /api/v1/metrics", r.pages.Groups)
 	mux.HandleFunc("GET /api/v1/series", r.pages.Series)
+	mux.HandleFunc("DELETE /api/v1/series", r.deleteSeries)
 	mux.HandleFunc("GET /api/v1/explain", r.pages.Explain)
 	mux.HandleFunc("PUT /api/v1/admin/wipe", r.wipe)
 	mux.Handle("GET /-/metrics", promhttp.InstrumentMetricHandler(r.registry, promhttp.HandlerFor(r.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})))
