@@ -132,7 +132,7 @@ func (d *decoder) v1Series(ts []byte) error {
 	if !ok {
 		return d.v1General(ts)
 	}
-	if d.batch.Series(ts[:i]) == series.Malformed {
+	if d.batch.SeriesInPlace(ts[:i]) == series.Malformed {
 		return d.v1General(ts)
 	}
 	d.batch.Float(t, v, 0)

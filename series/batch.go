@@ -116,7 +116,8 @@ type Batch struct {
 
 	entries []entry
 	fresh   []fresh
-	labels  []byte // of fresh series, canonical
+	sought  int    // of fresh, were looked up
+	labels  []byte // of fresh series, where the caller's do not stay
 	more    []addition
 	md      []declared
 	res     Result
@@ -176,13 +177,13 @@ const (
 	isMissing // its series was refused in Prepare
 )
 
-// fresh is a series that was not found.
+// fresh is a series that was not found at once.
 type fresh struct {
-	hash     uint64
-	from, to uint32 // in Batch.labels
-	slot     uint32 // after Prepare
-	verdict  Verdict
-	entries  int
+	hash    uint64
+	labels  []byte // canonical; the caller's, or in Batch.labels
+	slot    uint32 // noSlot until it is found or created
+	verdict Verdict
+	entries int
 }
 
 // addition is what a plain float sample does not have.
@@ -267,6 +268,7 @@ func (b *Batch) Release() {
 		s.structure.RUnlock()
 	}
 	s.pins.end(b.round)
+	clear(b.fresh)
 	clear(b.more)
 	clear(b.md)
 	clear(b.symbols)
@@ -406,7 +408,13 @@ func (b *Batch) choose(id uint32, sl *slot, guess bool) Verdict {
 // Malformed says that the bytes are not in packed form, which need not be the
 // sender's fault: protobuf has several encodings of one label. Rebuild them with
 // AppendPair and call again.
-func (b *Batch) Series(labels []byte) Verdict {
+func (b *Batch) Series(labels []byte) Verdict { return b.series(labels, false) }
+
+// SeriesInPlace is Series for labels that the caller leaves unchanged until
+// Commit, such as those in the body of a request: they are not copied.
+func (b *Batch) SeriesInPlace(labels []byte) Verdict { return b.series(labels, true) }
+
+func (b *Batch) series(labels []byte, stay bool) Verdict {
 	b.read()
 	s := b.store
 	for _, id := range b.candidates() {
@@ -426,7 +434,7 @@ func (b *Batch) Series(labels []byte) Verdict {
 		return b.tooLong(labels, len(labels))
 	}
 	if canonical && !b.terms.rewrites() {
-		return b.find(hash, labels)
+		return b.find(hash, labels, stay)
 	}
 	return b.rearranged(labels)
 }
@@ -488,8 +496,8 @@ func (b *Batch) hasLabels(sl *slot, labels []byte) bool {
 }
 
 // find looks a canonical set up by its hash, at once or, in a request that keeps
-// no known order, together with others in Prepare.
-func (b *Batch) find(hash uint64, labels []byte) Verdict {
+// no known order, together with others. stay is whether the caller's labels do.
+func (b *Batch) find(hash uint64, labels []byte, stay bool) Verdict {
 	s := b.store
 	prev := b.cur.slot
 	if b.astray <= maxAstray || b.astray%probeEvery == 0 {
@@ -499,13 +507,20 @@ func (b *Batch) find(hash uint64, labels []byte) Verdict {
 		}
 	}
 	b.astray++
-	from := len(b.labels)
-	if from+len(labels) > maxFreshBytes {
-		return b.refuseSeries(MemoryLimit, labels, fmt.Sprintf("one request may bring new series with labels of %d bytes together: send smaller ones", maxFreshBytes))
+	if !stay {
+		from := len(b.labels)
+		if from+len(labels) > maxFreshBytes {
+			return b.refuseSeries(MemoryLimit, labels, fmt.Sprintf("one request may bring new series with labels of %d bytes together: send smaller ones", maxFreshBytes))
+		}
+		b.labels = append(b.labels, labels...) // where it grows, what is cut from the old stays
+		labels = b.labels[from:]
 	}
-	b.labels = append(b.labels, labels...)
+	if len(b.fresh)-b.sought == lookupTurn { // while their labels are in the cache
+		b.lookup(b.fresh[b.sought:])
+		b.sought = len(b.fresh)
+	}
 	b.cur = current{slot: noSlot, ttl: b.ttl, fresh: uint32(len(b.fresh))}
-	b.fresh = append(b.fresh, fresh{hash: hash, from: uint32(from), to: uint32(len(b.labels)), slot: noSlot})
+	b.fresh = append(b.fresh, fresh{hash: hash, labels: labels, slot: noSlot})
 	return OK
 }
 
@@ -539,7 +554,7 @@ func (b *Batch) rearranged(labels []byte) Verdict {
 	}
 	hash, _, _ := b.store.dict.hashLabels(b.scratch)
 	b.cur.slot = cur.slot // for the prediction
-	v := b.find(hash, b.scratch)
+	v := b.find(hash, b.scratch, false)
 	b.cur.ttl = own
 	return v
 }
@@ -627,7 +642,7 @@ func (b *Batch) SeriesRefs(refs []uint32) Verdict {
 		return b.refuseSeries(LabelValueTooLong, nil, "a label is longer than any limit allows")
 	}
 	if canonical && !b.terms.rewrites() {
-		return b.find(hash, packed)
+		return b.find(hash, packed, false)
 	}
 	b.spare = append(b.spare[:0], packed...)
 	return b.rearranged(b.spare)
@@ -829,8 +844,7 @@ func (b *Batch) SeriesMetadata(name []byte, t MetricType, help, unit []byte) {
 // currentLabels are the labels of the current series, for a message.
 func (b *Batch) currentLabels() []byte {
 	if b.cur.slot == noSlot {
-		f := b.fresh[b.cur.fresh]
-		return b.labels[f.from:f.to]
+		return b.fresh[b.cur.fresh].labels
 	}
 	return b.store.packedLabels(b.slot(b.cur.slot))
 }
@@ -852,7 +866,7 @@ func (b *Batch) Prepare() *Result {
 		return &b.res
 	}
 	b.prepared = true
-	for rest := b.fresh; len(rest) > 0; {
+	for rest := b.fresh[b.sought:]; len(rest) > 0; {
 		b.read()
 		turn := rest[:min(len(rest), lookupTurn)]
 		rest = rest[len(turn):]
@@ -995,10 +1009,9 @@ func (b *Batch) lookup(turn []fresh) {
 		if guess[i] == noSlot {
 			continue
 		}
-		labels := b.labels[f.from:f.to]
-		if _, sl := s.slot(guess[i]); s.hasLabels(sl, labels) {
+		if _, sl := s.slot(guess[i]); s.hasLabels(sl, f.labels) {
 			f.slot = guess[i]
-		} else if id, ok := s.findSeries(f.hash, labels); ok {
+		} else if id, ok := s.findSeries(f.hash, f.labels); ok {
 			f.slot = id
 		}
 		if f.slot != noSlot {
@@ -1036,7 +1049,7 @@ func (b *Batch) create() {
 
 // check validates a series at first sight.
 func (b *Batch) check(f *fresh) bool {
-	labels := b.labels[f.from:f.to]
+	labels := f.labels
 	if b.recorded != nil && f.entries > 0 && hasName(labels) {
 		return true
 	}
@@ -1059,7 +1072,7 @@ func (b *Batch) check(f *fresh) bool {
 // is no room. Under structure, for writing.
 func (b *Batch) createOne(f *fresh) {
 	s := b.store
-	labels := b.labels[f.from:f.to]
+	labels := f.labels
 	if id, ok := s.findSeries(f.hash, labels); ok {
 		f.slot = id
 		_, sl := s.slot(id)

@@ -57,8 +57,8 @@ func check(t testing.TB, s *Store) {
 		refs[id]++
 	}
 	for i := range s.dict.pairs {
-		if p := s.dict.pairs[i]; p.size > 0 && p.refs != refs[pairID(i)] {
-			t.Errorf("pair %q: %d references, counted %d", s.dict.bytes(pairID(i)), refs[pairID(i)], p.refs)
+		if n := s.dict.uses[i].refs; s.dict.pairs[i].size() > 0 && n != refs[pairID(i)] {
+			t.Errorf("pair %q: %d references, counted %d", s.dict.bytes(pairID(i)), refs[pairID(i)], n)
 		}
 	}
 	for i := range s.owners {

@@ -153,10 +153,10 @@ func (s *Series) Len() int { return len(s.refs) }
 // Label returns a label in packed form, and its flags; they are sorted by name.
 // It is what Pairs yields, for those in a hurry.
 func (s *Series) Label(i int) (packed []byte, flags LabelFlags) {
-	p := &s.dict.pairs[s.refs[i]]
+	p := s.dict.pairs[s.refs[i]]
 	at := uint64(p.off) << alignBits
 	from := at & (arenaChunk - 1)
-	return s.dict.chunks[at>>chunkBits][from : from+uint64(p.size)], LabelFlags(p.flags)
+	return s.dict.chunks[at>>chunkBits][from : from+uint64(p.tag>>8)], LabelFlags(p.tag)
 }
 
 // SplitPair returns the parts of a label in packed form. They alias it.
@@ -171,13 +171,13 @@ func SplitPair(packed []byte) (name, value []byte) {
 // Pairs yields the labels but __name__, sorted by name.
 func (s *Series) Pairs(yield func(Pair) bool) {
 	for _, id := range s.refs {
-		p := &s.dict.pairs[id]
-		if p.flags&pairName != 0 {
+		flags := s.dict.pairs[id].flags()
+		if flags&pairName != 0 {
 			continue
 		}
 		packed := s.dict.bytes(id)
 		name, value := splitPair(packed)
-		if !yield(Pair{packed, name, value, p.flags&pairPlain != 0}) {
+		if !yield(Pair{packed, name, value, flags&pairPlain != 0}) {
 			return
 		}
 	}
@@ -337,7 +337,7 @@ func (s *Store) byMetric(list []uint32) []member {
 
 func (s *Store) nameOf(sl *slot) pairID {
 	for _, id := range s.refs.at(sl.refs, sl.n) {
-		if s.dict.pairs[id].flags&pairName != 0 {
+		if s.dict.pairs[id].flags()&pairName != 0 {
 			return id
 		}
 	}
@@ -601,7 +601,7 @@ func (c *scan) show(f *Family, m *member, i int, id uint32) {
 }
 
 func (c *scan) hasBound(refs []pairID) bool {
-	return slices.ContainsFunc(refs, func(p pairID) bool { return c.store.dict.pairs[p].flags&pairBound != 0 })
+	return slices.ContainsFunc(refs, func(p pairID) bool { return c.store.dict.pairs[p].flags()&pairBound != 0 })
 }
 
 // selected reports whether a gathered slot is live and wanted. Under structure.
@@ -624,7 +624,7 @@ func (c *scan) selected(sl *slot, m *member) ([]pairID, bool) {
 func shardOf(d *dict, refs []pairID, shards int) int {
 	h := uint64(0)
 	for _, id := range refs {
-		h += d.pairs[id].stable
+		h += d.uses[id].stable
 	}
 	h ^= h >> 33
 	h *= 0xff51afd7ed558ccd
@@ -742,9 +742,9 @@ func (c *scan) grouped(f *Family) error {
 func (c *scan) grouping(refs []pairID, part Part) (key, order uint64) {
 	d := c.store.dict
 	for _, id := range refs {
-		switch p := &d.pairs[id]; {
-		case p.flags&pairName != 0:
-		case p.flags&pairBound != 0 && (part == Bucket || part == Quantile):
+		switch flags := d.pairs[id].flags(); {
+		case flags&pairName != 0:
+		case flags&pairBound != 0 && (part == Bucket || part == Quantile):
 			_, value := splitPair(d.bytes(id))
 			order = boundOrder(string(value))
 		default:
@@ -787,7 +787,7 @@ func (c *scan) sameMetric(a, b []pairID) bool {
 func (c *scan) telling(refs []pairID) []pairID {
 	out := make([]pairID, 0, 64)
 	for _, id := range refs {
-		if c.store.dict.pairs[id].flags&(pairName|pairBound) == 0 {
+		if c.store.dict.pairs[id].flags()&(pairName|pairBound) == 0 {
 			out = append(out, id)
 		}
 	}

@@ -216,8 +216,8 @@ func (s *Store) create(hash uint64, labels []byte, ownerID uint32, scratch []pai
 		_, _, size := scanPair(labels[i:])
 		p := labels[i : i+size]
 		id := s.dict.intern(s.dict.hashPair(p), p)
-		s.dict.pairs[id].refs++
-		if s.dict.pairs[id].flags&pairName != 0 {
+		s.dict.uses[id].refs++
+		if s.dict.pairs[id].flags()&pairName != 0 {
 			named = id
 		}
 		scratch = append(scratch, id)
@@ -231,7 +231,7 @@ func (s *Store) create(hash uint64, labels []byte, ownerID uint32, scratch []pai
 	if m == nil {
 		_, name := splitPair(s.dict.bytes(named))
 		m = &metric{name: string(name)}
-		s.dict.pairs[named].refs++ // until the sweep finds the metric empty
+		s.dict.uses[named].refs++ // until the sweep finds the metric empty
 		s.metrics[named] = m
 	}
 	m.list = append(m.list, id)
