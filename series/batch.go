@@ -985,22 +985,19 @@ func (b *Batch) lookup(turn []fresh) {
 			touched += s.refs.at(refs[i], 1)[0]
 		}
 	}
-	// The pairs of series in no order are as far apart: first where they are,
-	// then what they are.
+	// The pairs of series in no order are as far apart, but for those that all
+	// series have, in the same places.
+	var last []pairID
 	for i := range turn {
 		if refs[i] != noSlot {
 			_, sl := s.slot(guess[i])
-			for _, id := range s.refs.at(sl.refs, sl.n) {
-				touched += pairID(s.dict.pairs[id].off)
+			have := s.refs.at(sl.refs, sl.n)
+			for k, id := range have {
+				if k >= len(last) || last[k] != id {
+					touched += pairID(s.dict.bytes(id)[0])
+				}
 			}
-		}
-	}
-	for i := range turn {
-		if refs[i] != noSlot {
-			_, sl := s.slot(guess[i])
-			for _, id := range s.refs.at(sl.refs, sl.n) {
-				touched += pairID(s.dict.bytes(id)[0])
-			}
+			last = have
 		}
 	}
 	b.touched = touched
