@@ -42,16 +42,17 @@ const (
 )
 
 const (
-	chunkBits  = 20
-	arenaChunk = 1 << chunkBits
+	chunkBits  = 21
+	arenaChunk = 1 << chunkBits // slabBytes
 	alignBits  = 2
-	maxPair    = arenaChunk / 2
+	maxPair    = 1 << 19
 )
 
-// A dict interns label pairs. It needs a seed.
+// A dict interns label pairs. It needs a seed and memory.
 // Changes need the store's structure lock; reads its read lock.
 type dict struct {
 	seed    maphash.Seed
+	mem     *memory
 	pairs   []pair
 	uses    []pairUse // of the same index
 	free    []pairID
@@ -159,7 +160,7 @@ func (d *dict) intern(hash uint64, p []byte) pairID {
 
 func (d *dict) place(p []byte) uint32 {
 	if len(d.chunks) == 0 || d.tail+len(p) > arenaChunk {
-		d.chunks = append(d.chunks, make([]byte, arenaChunk))
+		d.chunks = append(d.chunks, d.mem.slab())
 		d.tail = 0
 	}
 	last := len(d.chunks) - 1
@@ -196,6 +197,9 @@ func (d *dict) compact() {
 		if p.size() > 0 {
 			d.pairs[i].off = d.place(old.chunks[p.off>>(chunkBits-alignBits)][p.off<<alignBits&(arenaChunk-1):][:p.size()])
 		}
+	}
+	for _, c := range old.chunks {
+		d.mem.free(c)
 	}
 }
 

@@ -3,6 +3,7 @@ package series
 import (
 	"math"
 	"sync"
+	"unsafe"
 )
 
 // staleBits is Prometheus' stale marker: a NaN of its own, compared by bits.
@@ -48,19 +49,53 @@ type block struct {
 	mu     sync.Mutex
 	used   int
 	cursor int             // no free slot below it
-	slots  *[blockLen]slot // by itself it is just six pages: within it would take seven
+	slots  *[blockLen]slot // in a slab
 }
 
-func newBlock() *block { return &block{slots: new([blockLen]slot)} }
+// A slab holds the slots of consecutive blocks.
+type slab struct {
+	mem  []byte // nil where none of its blocks is there
+	used int    // blocks
+}
+
+const (
+	blockBytes = int(unsafe.Sizeof([blockLen]slot{}))
+	slabBlocks = slabBytes / blockBytes
+)
+
+// newBlock makes the block of that number. Under structure, for writing.
+func (s *Store) newBlock(i int) *block {
+	if i/slabBlocks == len(s.slabs) {
+		s.slabs = append(s.slabs, slab{})
+	}
+	sl := &s.slabs[i/slabBlocks]
+	if sl.mem == nil {
+		sl.mem = s.mem.slab()
+	}
+	sl.used++
+	return &block{slots: (*[blockLen]slot)(as[slot](sl.mem[i%slabBlocks*blockBytes:][:blockBytes]))}
+}
+
+// freeBlock gives up a block, all slots of which were cleared. Under structure, for
+// writing.
+func (s *Store) freeBlock(i int) {
+	s.blocks[i] = nil
+	sl := &s.slabs[i/slabBlocks]
+	if sl.used--; sl.used == 0 {
+		s.mem.free(sl.mem)
+		sl.mem = nil
+	}
+}
 
 // refsArena hands out runs of pair ids, recycled by length.
 type refsArena struct {
+	mem    *memory
 	chunks [][]pairID
 	tail   int
 	free   [256][]uint32
 }
 
-const refsChunk = 1 << 14
+const refsChunk = slabBytes / 4
 
 func (a *refsArena) at(off uint32, n uint8) []pairID {
 	c := a.chunks[off/refsChunk]
@@ -77,7 +112,7 @@ func (a *refsArena) put(ids []pairID) uint32 {
 		return off
 	}
 	if len(a.chunks) == 0 || a.tail+n > refsChunk {
-		a.chunks = append(a.chunks, make([]pairID, refsChunk))
+		a.chunks = append(a.chunks, as[pairID](a.mem.slab()))
 		a.tail = 0
 	}
 	off := uint32((len(a.chunks)-1)*refsChunk + a.tail)

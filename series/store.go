@@ -3,6 +3,7 @@ package series
 import (
 	"hash/maphash"
 	"math"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,6 +80,7 @@ const indexShards = 64
 // by the lock of the slot's block; one goroutine holds one block at a time.
 type Store struct {
 	opts   Options
+	mem    *memory
 	lag    int64     // ms
 	origin time.Time // of the monotonic clock
 
@@ -87,6 +89,7 @@ type Store struct {
 	refs      refsArena
 	index     [indexShards]table
 	blocks    []*block // nil where freed
+	slabs     []slab   // of the blocks' slots
 	open      int      // no block with a free slot below it
 	held      int
 	metrics   map[pairID]*metric
@@ -146,16 +149,23 @@ const OtherEdge = "other"
 // New returns an empty store.
 func New(opts Options) *Store {
 	opts = opts.withDefaults()
+	mem := &memory{}
 	s := &Store{
 		opts:     opts,
 		lag:      opts.LagTolerance.Milliseconds(),
 		origin:   time.Now(),
-		dict:     &dict{seed: maphash.MakeSeed()},
+		mem:      mem,
+		dict:     &dict{seed: maphash.MakeSeed(), mem: mem, index: table{mem: mem}},
+		refs:     refsArena{mem: mem},
 		metrics:  map[pairID]*metric{},
 		ownerIDs: map[string]uint32{},
 		groupIDs: map[string]uint32{},
 		extras:   map[uint32]*extra{},
 	}
+	for i := range s.index {
+		s.index[i].mem = mem
+	}
+	runtime.AddCleanup(s, (*memory).end, mem)
 	s.metadata.init()
 	s.pool.New = func() any { return &Batch{store: s} }
 	return s
@@ -171,6 +181,10 @@ func (s *Store) mono(now time.Time) int64 {
 	}
 	return ms
 }
+
+// MappedBytes is how much memory the store has outside of the Go heap, which the
+// runtime's own figures and GOMEMLIMIT do not know of.
+func (s *Store) MappedBytes() int64 { return s.mem.size() }
 
 // SetFull makes the store refuse new series, with MemoryLimit, until it is
 // unset; known ones go on. For the keeper of the process' memory.
@@ -248,7 +262,7 @@ func (s *Store) takeSlot() uint32 {
 	for ; s.open < len(s.blocks); s.open++ {
 		b := s.blocks[s.open]
 		if b == nil {
-			b = newBlock()
+			b = s.newBlock(s.open)
 			s.blocks[s.open] = b
 		}
 		if b.used == blockLen {
@@ -260,7 +274,7 @@ func (s *Store) takeSlot() uint32 {
 		b.used++
 		return uint32(s.open<<blockBits | b.cursor)
 	}
-	b := newBlock()
+	b := s.newBlock(s.open)
 	b.used = 1
 	s.blocks = append(s.blocks, b)
 	return uint32(s.open << blockBits)

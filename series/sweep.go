@@ -136,7 +136,7 @@ func (s *Store) Sweep(now time.Time) (freed int) {
 		b.cursor = min(b.cursor, int(id&(blockLen-1)))
 		s.open = min(s.open, at)
 		if b.used == 0 {
-			s.blocks[at] = nil
+			s.freeBlock(at)
 		}
 	}
 	for n := len(s.blocks); n > 0 && s.blocks[n-1] == nil; n-- {

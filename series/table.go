@@ -2,11 +2,12 @@ package series
 
 // A table is a set of 32-bit ids found by a 32-bit keyed hash, which it keeps
 // beside each id, so that it can grow by itself. Hashes may collide: the caller
-// decides equality, exactly, by looking at what the id stands for. It holds no
-// pointers but its array: 8 bytes an entry at a load between 1/2 and 3/4.
+// decides equality, exactly, by looking at what the id stands for. It takes 8 bytes
+// an entry at a load between 1/2 and 3/4.
 //
 // Not safe for concurrent changes; concurrent reads are fine.
 type table struct {
+	mem     *memory  // for large ones; nil: the heap
 	entries []uint64 // hash<<32 | id+1; 0 is empty
 	used    int
 }
@@ -101,10 +102,20 @@ func (t *table) remove(hash, id uint32) {
 
 func (t *table) resize(n int) {
 	old := t.entries
-	t.entries = make([]uint64, n)
+	if t.mapped(n) {
+		t.entries = as[uint64](t.mem.alloc(8 * n))[:n]
+	} else {
+		t.entries = make([]uint64, n)
+	}
 	for _, e := range old {
 		if e != 0 {
 			t.put(e)
 		}
 	}
+	if t.mapped(len(old)) {
+		t.mem.free(bytesOf(old))
+	}
 }
+
+// mapped reports whether a table of that length is outside of the heap.
+func (t *table) mapped(n int) bool { return t.mem != nil && 8*n >= smallest }

@@ -61,7 +61,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for d, v := range map[*prometheus.Desc]int{
 		liveDesc: st.Live, heldDesc: st.Held, limitDesc: c.limits.Series, metricsDesc: st.Metrics, edgesDesc: st.Edges, edgesMaxDesc: c.limits.Edges,
-		memoryDesc: int(memoryUsed()), memoryMaxDesc: int(c.memory),
+		memoryDesc: int(memoryUsed(c.store)), memoryMaxDesc: int(c.memory),
 		pairsDesc: st.Pairs, pairBytesDesc: st.PairBytes, familiesDesc: st.Families,
 	} {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v))

@@ -80,28 +80,29 @@ func availableMemory() int64 {
 	return least
 }
 
-// keepMemory tells the garbage collector of the limit, unless the environment
-// has, and the store to refuse new series before it is reached.
+// keepMemory tells the garbage collector of the limit, less what the store holds
+// outside of the heap, unless the environment has; and the store to refuse new
+// series before it is reached.
 func keepMemory(ctx context.Context, store *series.Store, limit int64) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(20) // the heap holds next to no pointers: collections are cheap
-	}
 	if limit <= 0 {
 		return
 	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(limit)
-	}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	full := false
+	full, told := false, int64(0)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		used := memoryUsed()
+		if os.Getenv("GOMEMLIMIT") == "" {
+			if heap := max(limit-store.MappedBytes(), limit/10); heap != told {
+				debug.SetMemoryLimit(heap)
+				told = heap
+			}
+		}
+		used := memoryUsed(store)
 		switch {
 		case !full && used > limit/100*90:
 			full = true
@@ -116,12 +117,13 @@ func keepMemory(ctx context.Context, store *series.Store, limit int64) {
 
 var usedSamples = []string{"/memory/classes/total:bytes", "/memory/classes/heap/released:bytes", "/memory/classes/heap/free:bytes"}
 
-// memoryUsed is what the Go runtime holds and cannot give back at once.
-func memoryUsed() int64 {
+// memoryUsed is what the store holds, and what the Go runtime holds and cannot give
+// back at once.
+func memoryUsed(store *series.Store) int64 {
 	s := make([]metrics.Sample, len(usedSamples))
 	for i := range s {
 		s[i].Name = usedSamples[i]
 	}
 	metrics.Read(s)
-	return int64(s[0].Value.Uint64() - s[1].Value.Uint64() - s[2].Value.Uint64())
+	return store.MappedBytes() + int64(s[0].Value.Uint64()-s[1].Value.Uint64()-s[2].Value.Uint64())
 }
