@@ -136,7 +136,7 @@ type Batch struct {
 	verbatim          bool        // the sender sends the forced labels itself
 	replica, pairName string      // see Replica
 	unforced          [2][]pairID // see sent
-	touched           pairID      // keeps the loads of lookup alive
+	touched           pairID      // keeps the loads of lookup and touch alive
 }
 
 // compared is the last series that was found by its labels: the next one has most
@@ -963,12 +963,16 @@ func (b *Batch) Accepted() bool {
 // misses overlap.
 const lookupTurn = 32
 
-// lookup finds the slots of series in three steps, each of which only touches
-// what the next one needs.
+// lookup finds the slots of series in steps, each of which only loads what the
+// next one needs, for all of them: a processor waits for many loads at a time if
+// no branch depends on them.
 func (b *Batch) lookup(turn []fresh) {
 	s := b.store
-	var guess [lookupTurn]uint32
-	var refs [lookupTurn]uint32
+	var guess, refs [lookupTurn]uint32
+	touched := pairID(0)
+	for i := range turn {
+		touched += pairID(s.shardOf(turn[i].hash).touch(uint32(turn[i].hash)))
+	}
 	for i := range turn {
 		guess[i] = s.shardOf(turn[i].hash).first(uint32(turn[i].hash))
 	}
@@ -979,10 +983,11 @@ func (b *Batch) lookup(turn []fresh) {
 			refs[i] = sl.refs
 		}
 	}
-	touched := pairID(0)
 	for i := range turn {
 		if refs[i] != noSlot {
-			touched += s.refs.at(refs[i], 1)[0]
+			_, sl := s.slot(guess[i])
+			have := s.refs.at(refs[i], sl.n)
+			touched += have[0] + have[len(have)-1]
 		}
 	}
 	// The pairs of series in no order are as far apart, but for those that all
@@ -991,7 +996,7 @@ func (b *Batch) lookup(turn []fresh) {
 	for i := range turn {
 		if refs[i] != noSlot {
 			_, sl := s.slot(guess[i])
-			have := s.refs.at(sl.refs, sl.n)
+			have := s.refs.at(refs[i], sl.n)
 			for k, id := range have {
 				if k >= len(last) || last[k] != id {
 					touched += pairID(s.dict.bytes(id)[0])
@@ -1103,6 +1108,9 @@ func (b *Batch) Commit() Result {
 	s := b.store
 	for i := range b.entries {
 		b.read()
+		if i%applyTurn == 0 {
+			b.touch(b.entries[i:min(i+applyTurn, len(b.entries))])
+		}
 		b.apply(i)
 	}
 	b.letGo()
@@ -1113,6 +1121,21 @@ func (b *Batch) Commit() Result {
 		s.metadata.put(b.edge, b.md[i].family, b.md[i].md)
 	}
 	return b.res
+}
+
+// applyTurn is how many slots are loaded side by side before they are written.
+const applyTurn = 32
+
+// touch loads the slots of entries, as lookup does.
+func (b *Batch) touch(entries []entry) {
+	touched := uint32(0)
+	for i := range entries {
+		if entries[i].kind&isMissing == 0 {
+			_, sl := b.store.slot(entries[i].slot)
+			touched += sl.refs
+		}
+	}
+	b.touched = pairID(touched)
 }
 
 func (b *Batch) apply(i int) {

@@ -48,19 +48,23 @@ const (
 	maxPair    = 1 << 19
 )
 
-// A dict interns label pairs. It needs a seed and memory.
+// A dict interns label pairs.
 // Changes need the store's structure lock; reads its read lock.
 type dict struct {
 	seed    maphash.Seed
 	mem     *memory
-	pairs   []pair
-	uses    []pairUse // of the same index
+	pairs   vector[pair]
+	uses    vector[pairUse] // of the same index
 	free    []pairID
 	index   table
 	chunks  [][]byte // the arena, in pieces of arenaChunk bytes
 	tail    int      // bytes used of the last chunk
 	live    int      // bytes of pairs with refs
 	garbage int      // bytes of released pairs
+}
+
+func newDict(m *memory) *dict {
+	return &dict{seed: maphash.MakeSeed(), mem: m, pairs: vector[pair]{mem: m}, uses: vector[pairUse]{mem: m}, index: table{mem: m}}
 }
 
 // AppendPair appends one label pair in the packed form in which the store
@@ -109,7 +113,7 @@ func (d *dict) hashPair(p []byte) uint64 { return maphash.Bytes(d.seed, p) }
 // bytes returns the packed form of an interned pair. It stays valid and
 // unchanged while the caller holds the store's structure lock.
 func (d *dict) bytes(id pairID) []byte {
-	p := d.pairs[id]
+	p := d.pairs.list[id]
 	at := uint64(p.off) << alignBits
 	i := at & (arenaChunk - 1)
 	return d.chunks[at>>chunkBits][i : i+uint64(p.tag>>8)]
@@ -148,10 +152,11 @@ func (d *dict) intern(hash uint64, p []byte) pairID {
 	var id pairID
 	if n := len(d.free); n > 0 {
 		id, d.free = d.free[n-1], d.free[:n-1]
-		d.pairs[id], d.uses[id] = e, use
+		d.pairs.list[id], d.uses.list[id] = e, use
 	} else {
-		id = pairID(len(d.pairs))
-		d.pairs, d.uses = append(d.pairs, e), append(d.uses, use)
+		id = pairID(len(d.pairs.list))
+		d.pairs.append(e)
+		d.uses.append(use)
 	}
 	d.live += len(p)
 	d.index.insert(uint32(hash), uint32(id))
@@ -172,15 +177,15 @@ func (d *dict) place(p []byte) uint32 {
 
 // release drops one reference; the last one frees the pair.
 func (d *dict) release(id pairID) {
-	use := &d.uses[id]
+	use := &d.uses.list[id]
 	if use.refs--; use.refs > 0 {
 		return
 	}
 	d.index.remove(uint32(d.hashPair(d.bytes(id))), uint32(id))
-	size := d.pairs[id].size()
+	size := d.pairs.list[id].size()
 	d.live -= size
 	d.garbage += size
-	d.pairs[id] = pair{}
+	d.pairs.list[id] = pair{}
 	d.free = append(d.free, id)
 }
 
@@ -192,10 +197,10 @@ func (d *dict) compact() {
 	}
 	old := *d
 	d.chunks, d.tail, d.garbage = nil, 0, 0
-	for i := range d.pairs {
-		p := d.pairs[i] // place must not see the new offset before it has copied
+	for i := range d.pairs.list {
+		p := d.pairs.list[i] // place must not see the new offset before it has copied
 		if p.size() > 0 {
-			d.pairs[i].off = d.place(old.chunks[p.off>>(chunkBits-alignBits)][p.off<<alignBits&(arenaChunk-1):][:p.size()])
+			d.pairs.list[i].off = d.place(old.chunks[p.off>>(chunkBits-alignBits)][p.off<<alignBits&(arenaChunk-1):][:p.size()])
 		}
 	}
 	for _, c := range old.chunks {

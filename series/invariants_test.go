@@ -56,8 +56,8 @@ func check(t testing.TB, s *Store) {
 	for id := range s.metrics {
 		refs[id]++
 	}
-	for i := range s.dict.pairs {
-		if n := s.dict.uses[i].refs; s.dict.pairs[i].size() > 0 && n != refs[pairID(i)] {
+	for i := range s.dict.pairs.list {
+		if n := s.dict.uses.list[i].refs; s.dict.pairs.list[i].size() > 0 && n != refs[pairID(i)] {
 			t.Errorf("pair %q: %d references, counted %d", s.dict.bytes(pairID(i)), refs[pairID(i)], n)
 		}
 	}

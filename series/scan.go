@@ -153,7 +153,7 @@ func (s *Series) Len() int { return len(s.refs) }
 // Label returns a label in packed form, and its flags; they are sorted by name.
 // It is what Pairs yields, for those in a hurry.
 func (s *Series) Label(i int) (packed []byte, flags LabelFlags) {
-	p := s.dict.pairs[s.refs[i]]
+	p := s.dict.pairs.list[s.refs[i]]
 	at := uint64(p.off) << alignBits
 	from := at & (arenaChunk - 1)
 	return s.dict.chunks[at>>chunkBits][from : from+uint64(p.tag>>8)], LabelFlags(p.tag)
@@ -171,7 +171,7 @@ func SplitPair(packed []byte) (name, value []byte) {
 // Pairs yields the labels but __name__, sorted by name.
 func (s *Series) Pairs(yield func(Pair) bool) {
 	for _, id := range s.refs {
-		flags := s.dict.pairs[id].flags()
+		flags := s.dict.pairs.list[id].flags()
 		if flags&pairName != 0 {
 			continue
 		}
@@ -337,7 +337,7 @@ func (s *Store) byMetric(list []uint32) []member {
 
 func (s *Store) nameOf(sl *slot) pairID {
 	for _, id := range s.refs.at(sl.refs, sl.n) {
-		if s.dict.pairs[id].flags()&pairName != 0 {
+		if s.dict.pairs.list[id].flags()&pairName != 0 {
 			return id
 		}
 	}
@@ -601,7 +601,7 @@ func (c *scan) show(f *Family, m *member, i int, id uint32) {
 }
 
 func (c *scan) hasBound(refs []pairID) bool {
-	return slices.ContainsFunc(refs, func(p pairID) bool { return c.store.dict.pairs[p].flags()&pairBound != 0 })
+	return slices.ContainsFunc(refs, func(p pairID) bool { return c.store.dict.pairs.list[p].flags()&pairBound != 0 })
 }
 
 // selected reports whether a gathered slot is live and wanted. Under structure.
@@ -624,7 +624,7 @@ func (c *scan) selected(sl *slot, m *member) ([]pairID, bool) {
 func shardOf(d *dict, refs []pairID, shards int) int {
 	h := uint64(0)
 	for _, id := range refs {
-		h += d.uses[id].stable
+		h += d.uses.list[id].stable
 	}
 	h ^= h >> 33
 	h *= 0xff51afd7ed558ccd
@@ -649,8 +649,8 @@ func (c *scan) matches(refs []pairID) bool {
 
 func (c *scan) matchesOne(refs []pairID, m *Matcher, known *pairVerdicts) bool {
 	d := c.store.dict
-	if len(*known) < len(d.pairs) {
-		*known = append(*known, make([]uint8, len(d.pairs)-len(*known))...)
+	if len(*known) < len(d.pairs.list) {
+		*known = append(*known, make([]uint8, len(d.pairs.list)-len(*known))...)
 	}
 	for _, id := range refs {
 		v := (*known)[id]
@@ -742,7 +742,7 @@ func (c *scan) grouped(f *Family) error {
 func (c *scan) grouping(refs []pairID, part Part) (key, order uint64) {
 	d := c.store.dict
 	for _, id := range refs {
-		switch flags := d.pairs[id].flags(); {
+		switch flags := d.pairs.list[id].flags(); {
 		case flags&pairName != 0:
 		case flags&pairBound != 0 && (part == Bucket || part == Quantile):
 			_, value := splitPair(d.bytes(id))
@@ -787,7 +787,7 @@ func (c *scan) sameMetric(a, b []pairID) bool {
 func (c *scan) telling(refs []pairID) []pairID {
 	out := make([]pairID, 0, 64)
 	for _, id := range refs {
-		if c.store.dict.pairs[id].flags()&(pairName|pairBound) == 0 {
+		if c.store.dict.pairs.list[id].flags()&(pairName|pairBound) == 0 {
 			out = append(out, id)
 		}
 	}

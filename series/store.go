@@ -1,7 +1,6 @@
 package series
 
 import (
-	"hash/maphash"
 	"math"
 	"runtime"
 	"sync"
@@ -155,7 +154,7 @@ func New(opts Options) *Store {
 		lag:      opts.LagTolerance.Milliseconds(),
 		origin:   time.Now(),
 		mem:      mem,
-		dict:     &dict{seed: maphash.MakeSeed(), mem: mem, index: table{mem: mem}},
+		dict:     newDict(mem),
 		refs:     refsArena{mem: mem},
 		metrics:  map[pairID]*metric{},
 		ownerIDs: map[string]uint32{},
@@ -230,8 +229,8 @@ func (s *Store) create(hash uint64, labels []byte, ownerID uint32, scratch []pai
 		_, _, size := scanPair(labels[i:])
 		p := labels[i : i+size]
 		id := s.dict.intern(s.dict.hashPair(p), p)
-		s.dict.uses[id].refs++
-		if s.dict.pairs[id].flags()&pairName != 0 {
+		s.dict.uses.list[id].refs++
+		if s.dict.pairs.list[id].flags()&pairName != 0 {
 			named = id
 		}
 		scratch = append(scratch, id)
@@ -245,7 +244,7 @@ func (s *Store) create(hash uint64, labels []byte, ownerID uint32, scratch []pai
 	if m == nil {
 		_, name := splitPair(s.dict.bytes(named))
 		m = &metric{name: string(name)}
-		s.dict.uses[named].refs++ // until the sweep finds the metric empty
+		s.dict.uses.list[named].refs++ // until the sweep finds the metric empty
 		s.metrics[named] = m
 	}
 	m.list = append(m.list, id)
@@ -344,7 +343,7 @@ func (s *Store) census(now time.Time, byEdge bool) (Stats, map[string]Owned) {
 		}
 		if i >= len(s.blocks) {
 			st.Held, st.Metrics, st.Edges, st.Groups = s.held, len(s.metrics), len(s.ownerIDs), len(s.groupIDs)
-			st.Pairs, st.PairBytes = len(s.dict.pairs)-len(s.dict.free), s.dict.live
+			st.Pairs, st.PairBytes = len(s.dict.pairs.list)-len(s.dict.free), s.dict.live
 			owned := s.owned(live)
 			s.structure.RUnlock()
 			return st, owned

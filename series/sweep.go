@@ -177,14 +177,14 @@ func (s *Store) unlink(id uint32, sl *slot, touched map[*metric]bool) {
 	refs := s.refs.at(sl.refs, sl.n)
 	hash := uint64(0)
 	for _, p := range refs {
-		hash += uint64(s.dict.pairs[p].size())
+		hash += uint64(s.dict.pairs.list[p].size())
 	}
 	for _, p := range refs {
 		hash = mix(hash, s.dict.hashPair(s.dict.bytes(p)))
 	}
 	s.shardOf(hash).remove(uint32(hash), id)
 	for _, p := range refs {
-		if s.dict.pairs[p].flags()&pairName != 0 {
+		if s.dict.pairs.list[p].flags()&pairName != 0 {
 			touched[s.metrics[p]] = true
 		}
 	}

@@ -5,9 +5,9 @@ package series
 // decides equality, exactly, by looking at what the id stands for. It takes 8 bytes
 // an entry at a load between 1/2 and 3/4.
 //
-// Not safe for concurrent changes; concurrent reads are fine.
+// Not safe for concurrent changes; concurrent reads are fine. It needs memory.
 type table struct {
-	mem     *memory  // for large ones; nil: the heap
+	mem     *memory
 	entries []uint64 // hash<<32 | id+1; 0 is empty
 	used    int
 }
@@ -36,6 +36,14 @@ func (t *table) find(hash uint32, eq func(id uint32) bool) (uint32, bool) {
 // home is where an entry would like to be: tables of any length, so that one
 // need not double.
 func (t *table) home(hash uint32) int { return int(uint64(hash) * uint64(len(t.entries)) >> 32) }
+
+// touch loads what first looks at first.
+func (t *table) touch(hash uint32) uint64 {
+	if len(t.entries) == 0 {
+		return 0
+	}
+	return t.entries[t.home(hash)]
+}
 
 // first returns the first id under hash without a look at what it stands for, or
 // noSlot.
@@ -102,20 +110,11 @@ func (t *table) remove(hash, id uint32) {
 
 func (t *table) resize(n int) {
 	old := t.entries
-	if t.mapped(n) {
-		t.entries = as[uint64](t.mem.alloc(8 * n))[:n]
-	} else {
-		t.entries = make([]uint64, n)
-	}
+	t.entries = makeList[uint64](t.mem, n)
 	for _, e := range old {
 		if e != 0 {
 			t.put(e)
 		}
 	}
-	if t.mapped(len(old)) {
-		t.mem.free(bytesOf(old))
-	}
+	freeList(t.mem, old)
 }
-
-// mapped reports whether a table of that length is outside of the heap.
-func (t *table) mapped(n int) bool { return t.mem != nil && 8*n >= smallest }

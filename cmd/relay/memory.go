@@ -84,6 +84,9 @@ func availableMemory() int64 {
 // outside of the heap, unless the environment has; and the store to refuse new
 // series before it is reached.
 func keepMemory(ctx context.Context, store *series.Store, limit int64) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50) // the heap is small: collections are cheap
+	}
 	if limit <= 0 {
 		return
 	}
