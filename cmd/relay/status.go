@@ -69,7 +69,7 @@ func (h *trends) read(now time.Time, r *relay) {
 	}
 	st, _ := r.count.get()
 	h.live = last(append(h.live, st.Live), historyKept)
-	h.memory = last(append(h.memory, memoryUsed()), historyKept)
+	h.memory = last(append(h.memory, memoryUsed(r.store)), historyKept)
 	h.rate = last(append(h.rate, perSecond(before, x, func(t ingest.Totals) uint64 { return t.Samples })), historyKept)
 	h.end, h.before = now, x
 }
@@ -191,7 +191,7 @@ func (r *relay) status(w http.ResponseWriter, _ *http.Request) {
 		}
 	}
 	limit("series", int64(st.Held), int64(r.cfg.limits.Series))
-	limit("memory", memoryUsed(), r.memory)
+	limit("memory", memoryUsed(r.store), r.memory)
 	limit("edges", int64(st.Edges), int64(r.cfg.limits.Edges))
 	limit("groups", int64(st.Groups), int64(r.cfg.limits.Groups))
 	limit("inflight-bytes", totals.totals.InflightBytes, totals.totals.InflightLimit)
