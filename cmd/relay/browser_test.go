@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"html"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -11,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,6 +21,7 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/prompb"
@@ -32,6 +36,7 @@ func TestProcessPage(t *testing.T) {
 	t.Run("FirstRun", pageFirstRun)
 	t.Run("Series", pageSeries)
 	t.Run("Hostile", pageHostile)
+	t.Run("Many", pageMany)
 	t.Run("Phone", pagePhone)
 	t.Run("Prefix", pagePrefix)
 	t.Run("WithoutScripts", pageWithoutScripts)
@@ -50,7 +55,7 @@ func openBrowser(t *testing.T) *browser {
 	if err != nil {
 		t.Fatalf("%v: apt-get install chromium", err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	ctx, _ = chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(bin), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()), chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))...)
 	ctx, closed := chromedp.NewContext(ctx)
@@ -360,6 +365,107 @@ func pageHostile(t *testing.T) {
 	b.picture("series")
 }
 
+// Ten thousand edges are a hundred rows at a time, found by name and by state.
+func pageMany(t *testing.T) {
+	const edges = 10_000
+	base := startBinary(t, "--journal=off")
+	pushEdges(t, base, edges, edges)
+	pushLabels(t, base, "edge-00042", "5m", time.Now().Add(time.Hour), map[string]string{"__name__": "up"})
+	b := openBrowser(t)
+	b.size(1280, 800)
+	b.open(base + "/")
+	b.until("the edges", `document.querySelectorAll("table.edges tbody").length > 0`)
+	if n := eval[int](b, `document.querySelectorAll("table.edges tbody").length`); n != 100 {
+		t.Errorf("%d rows", n)
+	}
+	if first := eval[string](b, `document.querySelector("table.edges tbody .opener").textContent`); first != "edge-00042" {
+		t.Errorf("the one that is refused is not the first, but %s", first)
+	}
+	b.until("how many there are", `document.querySelector(".pager").innerText.includes("1 to 100 of 10,000")`)
+	eval[chromedp.Void](b, `[...document.querySelectorAll(".pager button")].at(-1).click()`)
+	b.until("the next page", `document.querySelector(".pager").innerText.includes("101 to 200 of 10,000")`)
+	b.write(".find input", "-0999")
+	b.until("ten rows", `document.querySelectorAll("table.edges tbody").length === 10`)
+	b.picture("filtered")
+	if hash := eval[string](b, "location.hash"); hash != "#edges?q=-0999" {
+		t.Errorf("the address does not say what is shown: %s", hash)
+	}
+	b.open(base + "/#edges?state=refused")
+	b.do(chromedp.Reload())
+	b.until("those that are refused", `document.querySelectorAll("table.edges tbody").length === 1`)
+	eval[chromedp.Void](b, `document.querySelector(".tile[aria-pressed=true]").click()`)
+	eval[chromedp.Void](b, `[...document.querySelectorAll("table.edges th button")].find((b) => b.textContent === "Edge").click()`)
+	eval[chromedp.Void](b, `[...document.querySelectorAll("table.edges th button")].find((b) => b.textContent === "Edge").click()`)
+	b.until("the last name first", `document.querySelector("table.edges tbody .opener").textContent === "edge-10000"`)
+}
+
+// pushEdges loads a relay with so many series of so many edges, by relaybench.
+func pushEdges(t *testing.T, base string, edges, series int) {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "relaybench")
+	if out, err := exec.Command("go", "build", "-o", bin, "relay/cmd/relaybench").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	out, err := exec.Command(bin, "--write-url="+base+"/api/v1/write", "--scrape-url=", fmt.Sprint("--series=", series), fmt.Sprint("--edges=", edges), "--rounds=1", "--header=X-Relay-TTL=1h").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// TestPageAtSize measures the page over many edges and a million series: when it is
+// painted, how long its scripts keep the browser, and what its asking costs the relay.
+func TestPageAtSize(t *testing.T) {
+	edges, err := strconv.Atoi(os.Getenv("RELAY_PAGE_EDGES"))
+	if err != nil {
+		t.Skip("set RELAY_PAGE_EDGES=5000 to measure the page over so many edges and a million series")
+	}
+	address := freeAddress(t)
+	base := "http://" + address
+	p := start(t, relayBinary(t), "--web.listen-address="+address, "--journal.path="+t.TempDir())
+	waitFor(t, "the relay ready", func() bool { return status(base+"/-/ready") == 200 })
+	pushEdges(t, base, edges, 1_000_000)
+	cpu := func() time.Duration {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+		user, _ := strconv.Atoi(string(f[11]))
+		system, _ := strconv.Atoi(string(f[12]))
+		return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ
+	}
+	const while = time.Minute
+	spent := func() float64 {
+		before := cpu()
+		time.Sleep(while)
+		return float64(cpu()-before) / float64(while)
+	}
+	time.Sleep(10 * time.Second) // what the load has left behind is swept
+	idle := spent()
+
+	b := openBrowser(t)
+	b.size(1280, 800)
+	b.do(chromedp.Navigate("about:blank"))
+	_, err = chromedp.Call(b.ctx, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: `
+		globalThis.longest = 0;
+		new PerformanceObserver((l) => { for (const e of l.getEntries()) longest = Math.max(longest, e.duration); }).observe({ type: "longtask", buffered: true });
+		new MutationObserver((_, o) => { if (document.querySelector("table.edges tbody")) { o.disconnect(); requestAnimationFrame(() => setTimeout(() => globalThis.rowsAt ??= performance.now())); } }).observe(document, { childList: true, subtree: true });`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 5 {
+		b.open(base + fmt.Sprintf("/?%d", n)) // a document of its own
+		b.until("rows", "globalThis.rowsAt")
+		t.Logf("first paint after %.0f ms, the edges after %.0f ms", eval[float64](b, `performance.getEntriesByName("first-contentful-paint")[0].startTime`), eval[float64](b, "rowsAt"))
+	}
+	for _, view := range []string{"#edges", "#relay", "#connect"} {
+		eval[chromedp.Void](b, fmt.Sprintf("longest = 0; location.hash = %q", view))
+		time.Sleep(2 * time.Second)
+		open := spent()
+		t.Logf("%s open for a minute: %.2f %% of a processor, %.2f %% without it; the longest task in the browser %.0f ms", view, 100*open, 100*idle, eval[float64](b, "longest"))
+	}
+}
+
 var pageViews = []string{"#edges", "#series?match=up", "#relay", "#connect"}
 
 // A phone's width is enough for every view, and the dark scheme is dark.
@@ -469,4 +575,41 @@ func startStrippingProxy(t *testing.T, base, prefix string) string {
 	srv := httptest.NewServer(http.StripPrefix(prefix, httputil.NewSingleHostReverseProxy(to)))
 	t.Cleanup(srv.Close)
 	return srv.URL
+}
+
+// TestProcessSnippets runs what the page says to run, as it says it.
+func TestProcessSnippets(t *testing.T) {
+	if os.Getenv("RELAY_E2E") == "" {
+		t.Skip("set RELAY_E2E=1, with the programs that CONTRIBUTING.md names in $RELAY_TOOLS")
+	}
+	base := startBinary(t)
+	text := getPage(t, base+"/")
+	snippets := map[string]string{}
+	for _, m := range regexp.MustCompile(`(?s)id="to-([a-z0-9-]+)".*?<code>(.*?)</code>`).FindAllStringSubmatch(text, -1) {
+		snippets[m[1]] = html.UnescapeString(m[2])
+	}
+	for _, id := range []string{"prometheus", "prometheus-1", "centre", "centre-up", "centre-shards"} {
+		if out, err := exec.Command(tool(t, "promtool"), "check", "config", "--syntax-only", file(t, "prometheus.yml", snippets[id])).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", id, err, out)
+		}
+	}
+	for id, program := range map[string]string{"curl": "/bin/sh", "client": "/usr/bin/python3"} {
+		out, err := exec.Command(program, file(t, id, snippets[id])).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", id, err, out)
+		}
+		answer := getPage(t, base+"/api/v1/series?match[]=disk_free_bytes")
+		if !strings.Contains(answer, `"value":"12884901888"`) && !strings.Contains(answer, `"value":"1.2884901888e+10"`) || !strings.Contains(answer, `"ttlSeconds":90,`) || !strings.Contains(answer, `"instance":"shop-17"`) {
+			t.Errorf("after %s: %s", id, answer)
+		}
+		req, err := http.NewRequest(http.MethodDelete, base+"/metrics/job/backup/instance/shop-17", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/klauspost/compress/gzhttp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
@@ -188,16 +190,22 @@ func (r *relay) routes() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Lists of thousands of edges are asked for every few seconds: they shrink to a
+	// fortieth at the fastest level.
+	small, err := gzhttp.NewWrapper(gzhttp.MinSize(4096), gzhttp.CompressionLevel(gzip.BestSpeed))
+	if err != nil {
+		return nil, err
+	}
 	mux := http.NewServeMux()
 	if r.cfg.ingestAddress == "" {
 		r.pushRoutes(mux)
 	}
 	mux.Handle("/metrics", r.pages)
-	mux.HandleFunc("GET /api/v1/sd", r.discovery)
-	mux.HandleFunc("GET /api/v1/edges", r.listEdges)
-	mux.HandleFunc("GET /api/v1/status", r.status)
+	mux.Handle("GET /api/v1/sd", small(http.HandlerFunc(r.discovery)))
+	mux.Handle("GET /api/v1/edges", small(http.HandlerFunc(r.listEdges)))
+	mux.Handle("GET /api/v1/status", small(http.HandlerFunc(r.status)))
 	mux.HandleFunc("GET /api/v1/metrics", r.pages.Groups)
-	mux.HandleFunc("GET /api/v1/series", r.pages.Series)
+	mux.Handle("GET /api/v1/series", small(http.HandlerFunc(r.pages.Series)))
 	mux.HandleFunc("DELETE /api/v1/series", r.deleteSeries)
 	mux.HandleFunc("GET /api/v1/explain", r.pages.Explain)
 	mux.HandleFunc("PUT /api/v1/admin/wipe", r.wipe)
@@ -223,7 +231,7 @@ func (r *relay) routes() (http.Handler, error) {
 		mux.HandleFunc("POST "+path, handle)
 		mux.HandleFunc("PUT "+path, handle)
 	}
-	mux.Handle("GET /{$}", page)
+	mux.Handle("GET /{$}", small(page))
 	mux.Handle("GET /assets/", page)
 	return r.prefixed(mux), nil
 }

@@ -113,6 +113,7 @@ export function seriesView(root, state) {
       open.delete(key);
     }
     show(table, list.length > 0);
+    show(table.parentNode, list.length > 0);
   }
 
   function makeRow(first, key) {
