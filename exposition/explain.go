@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -128,7 +129,7 @@ func (h *Handler) tell(x *explained, p *series.Past, now time.Time) {
 		forgotten = "for ever"
 	}
 	if p.Group != nil {
-		x.Group = series.FormatLabels(p.Group)
+		x.Group = strings.TrimPrefix(series.FormatLabels(p.Group), `""`) // it has no name
 	}
 	if p.Fate == series.FateDeleted {
 		x.TTL = nil

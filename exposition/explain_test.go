@@ -74,7 +74,7 @@ func TestExplain(t *testing.T) {
 		{`gone{job="node"}`, "refused", []string{"Edge shop sent 7.", "Its TTL was 10s, and no newer sample came: it expired at", "The edge shop pushes, but not this series.", "only a sample newer than " + clock(at(0)), "15s ago, and it was refused"}, "7", -10 * time.Second, 50 * time.Second},
 		{`quiet{job="node"}`, "expired", []string{"Edge ship sent 7.", "10s ago.", "The edge ship is silent.", "only a sample newer than"}, "7", -10 * time.Second, 50 * time.Second},
 		{`ended{job="node"}`, "ended", []string{"Edge shop sent a stale marker.", "The stale marker ended it", "only a sample newer than " + clock(at(time.Second))}, "", 0, 131 * time.Second},
-		{`pushed{job="node"}`, "live", []string{"Edge shop sent 5.", `group ""{job="backup"}`, "Its TTL never ends", "scraped"}, "5", 0, 0},
+		{`pushed{job="node"}`, "live", []string{"Edge shop sent 5.", `group {job="backup"},`, "Its TTL never ends", "scraped"}, "5", 0, 0},
 		{`deleted{job="node"}`, "deleted", []string{"It was deleted at " + clock(at(2*time.Second)) + ", 18s ago", "only a sample newer than " + clock(at(2*time.Second))}, "", 0, 102 * time.Second},
 		{`contested{job="node"}`, "live", []string{"Edge a sent 1.", "", "scraped", "Edges a and b write it in turns"}, "1", 72 * time.Second, 132 * time.Second},
 		{`refused{job="node"}`, "refused", []string{"Edge shop sent it at " + clock(at(4*time.Second)) + ", 16s ago, and it was refused: the relay holds 5 series (series_limit, answered 400)."}, "", 0, 0},

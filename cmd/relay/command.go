@@ -144,6 +144,12 @@ type edgeRow struct {
 	LastSeen time.Time `json:"lastSeen"` // zero: never
 	TTL      string    `json:"ttl"`
 	Silent   bool      `json:"silent"`
+	State    string    `json:"state"`
+	Live     int       `json:"liveSeries"`
+	Samples  float64   `json:"samplesPerSecond"`
+
+	Rejected map[string]uint64 `json:"rejected"`
+	Warnings []string          `json:"warnings"`
 }
 
 // A seriesRow is what the table shows of a series.
@@ -225,18 +231,22 @@ func (c *client) edges(data json.RawMessage, stdout io.Writer) error {
 		return printJSON(stdout, data)
 	}
 	now := time.Now()
-	return table(stdout, "EDGE\tSTATE\tLAST SEEN\tTTL", func(row func(...string)) {
+	return table(stdout, "EDGE\tSTATE\tLAST SEEN\tTTL\tSERIES\tSAMPLES/S\tREFUSED\tWARNING", func(row func(...string)) {
 		for _, e := range list {
-			state, seen, ttl := "live", "never", e.TTL
-			if e.Silent {
-				state = "silent"
-			}
-			if e.LastSeen.IsZero() {
-				ttl = ""
-			} else {
+			seen, refused, warning := "never", uint64(0), ""
+			if !e.LastSeen.IsZero() {
 				seen = short(now.Sub(e.LastSeen)) + " ago"
 			}
-			row(e.Name, state, seen, ttl)
+			for _, n := range e.Rejected {
+				refused += n
+			}
+			if n := len(e.Warnings); n > 0 {
+				warning = e.Warnings[0]
+				if n > 1 {
+					warning += fmt.Sprintf(" (and %d more)", n-1)
+				}
+			}
+			row(e.Name, e.State, seen, e.TTL, strconv.Itoa(e.Live), strconv.FormatFloat(e.Samples, 'f', 1, 64), strconv.FormatUint(refused, 10), warning)
 		}
 	})
 }

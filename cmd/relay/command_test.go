@@ -60,7 +60,7 @@ func TestBinaryEdges(t *testing.T) {
 		}
 		return out
 	}
-	if got := ask(); got != "EDGE  STATE  LAST SEEN  TTL\n" {
+	if got := ask(); got != "EDGE  STATE  LAST SEEN  TTL  SERIES  SAMPLES/S  REFUSED  WARNING\n" {
 		t.Errorf("without edges:\n%s", got)
 	}
 	if got := ask("--json"); got != "[]\n" {
@@ -78,7 +78,7 @@ func TestBinaryEdges(t *testing.T) {
 	if want := []string{"site-2 silent", "a-ship live", "shop-17 live"}; !slices.Equal(names, want) {
 		t.Errorf("the table has %q, want %q", names, want)
 	}
-	if r := list[2]; r[3] != "ago" || r[4] != "1h0m0s" {
+	if r := list[2]; len(r) < 9 || r[3] != "ago" || r[4] != "1h0m0s" || r[7] != "0" || r[8] != "-" {
 		t.Errorf("%q", r)
 	}
 	var edges []edgeRow

@@ -261,7 +261,7 @@ func TestStatusAPI(t *testing.T) {
 			t.Errorf("no flag %s", limits[name].Flag)
 		}
 	}
-	if s.Flags["limits.series"] != "100" || s.Flags["series.ttl"] != "5m0s" || strings.Contains(s.Flags["web.external-url"], "secret") || s.Flags["help"] != "" {
+	if s.Flags["limits.series"] != "100" || s.Flags["series.ttl"] != "5m0s" || strings.Contains(s.Flags["web.external-url"], "secret") || s.Flags["help"] != "" || s.Flags["web.trusted-proxies"] != "" {
 		t.Errorf("%+v", s.Flags)
 	}
 	var list []edgeJSON

@@ -219,7 +219,11 @@ func flagValues(app *kingpin.Application) map[string]string {
 	values := map[string]string{}
 	for _, f := range app.Model().Flags {
 		if !f.Hidden && f.Name != "help" && f.Name != "version" {
-			values[f.Name] = inURL.ReplaceAllString(f.Value.String(), "://xxxxx@")
+			value := inURL.ReplaceAllString(f.Value.String(), "://xxxxx@")
+			if value == "<nil>" || value == "[]" {
+				value = "" // an address or a list that was not given
+			}
+			values[f.Name] = value
 		}
 	}
 	return values
