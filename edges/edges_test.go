@@ -108,3 +108,28 @@ func TestState(t *testing.T) {
 		}
 	}
 }
+
+// A piece of state is loaded or refused, and what is loaded can be listed and saved.
+func FuzzRegistryState(f *testing.F) {
+	r := New(time.Hour, 100, nil)
+	r.Saw("shop-17", time.UnixMilli(1000), 5000)
+	r.Elected("pair", "a", time.UnixMilli(1000), 5000, 999)
+	if err := r.Dump(func(piece []byte) error { f.Add(append([]byte(nil), piece...)); return nil }); err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(`E{"a":{"at":-9223372036854775808,"ttl":9223372036854775807}}`))
+	f.Add([]byte(`P{"a":{"replica":"x","at":9223372036854775807,"window":-1,"ttl":-9223372036854775808,"newest":1}}`))
+	f.Fuzz(func(t *testing.T, piece []byte) {
+		r := New(time.Hour, 100, nil)
+		r.Load(piece)
+		now := time.UnixMilli(2000)
+		r.List(now)
+		r.Count(now)
+		r.Silent("a", now)
+		r.Elect("a", "y", now, Span{Oldest: 1, Newest: 2, Live: true})
+		again := New(time.Hour, 100, nil)
+		if err := r.Dump(again.Load); err != nil {
+			t.Fatalf("what was loaded cannot be loaded again: %v", err)
+		}
+	})
+}

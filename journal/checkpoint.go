@@ -149,7 +149,12 @@ func (e *engine) loadCheckpoint(ctx context.Context, c checkpoint, load func([]b
 		return err
 	}
 	defer obj.Close()
-	r := bufio.NewReaderSize(obj, 256<<10)
+	return readCheckpoint(obj, load)
+}
+
+// readCheckpoint reads what writeCheckpoint wrote.
+func readCheckpoint(in io.Reader, load func([]byte) error) error {
+	r := bufio.NewReaderSize(in, 256<<10)
 	magic := make([]byte, len(checkpointMagic))
 	if _, err := io.ReadFull(r, magic); err != nil {
 		return err
@@ -183,6 +188,7 @@ func (e *engine) loadCheckpoint(ctx context.Context, c checkpoint, load func([]b
 		if size, err := snappy.DecodedLen(data); err != nil || size > maxPiece {
 			return errDamaged
 		}
+		var err error
 		if piece, err = snappy.Decode(piece[:cap(piece)], data); err != nil {
 			return errDamaged
 		}
