@@ -241,8 +241,11 @@ func answer(w http.ResponseWriter, r *http.Request, bad *refusal) {
 	const maxDrained = 64 << 20
 	const drainedAnyway = 256 << 10 // by net/http
 	c := http.NewResponseController(w)
+	// What net/http reads of the rest has a time, too, or who sends a byte a second
+	// would keep the connection for as long as it likes.
+	bounded := r.ContentLength != 0 && c.SetReadDeadline(time.Now().Add(patience)) == nil
 	long := r.ContentLength < 0 || r.ContentLength > drainedAnyway
-	if long && r.ProtoMajor == 1 && c.EnableFullDuplex() == nil && c.SetReadDeadline(time.Now().Add(patience)) == nil {
+	if long && bounded && r.ProtoMajor == 1 && c.EnableFullDuplex() == nil {
 		w.Header().Set("Connection", "close")
 		http.Error(w, bad.text, bad.code)
 		c.Flush()

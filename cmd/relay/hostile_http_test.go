@@ -90,33 +90,53 @@ func hostileConnections(t *testing.T) {
 		wg.Wait()
 	})
 	s.run("47b bodies by the byte", func(a *attack) {
+		// Taken, refused for what they are, and sent to nowhere: all end.
+		length := "Content-Length: 100000"
+		heads := map[string]string{
+			a.head("POST", writePath, length):                                       "HTTP/1.1 400",
+			a.head("POST", writePath, length, "Content-Type: h0stile"):              "HTTP/1.1 415",
+			a.head("PUT", "/metrics/job/h47", length):                               "HTTP/1.1 400",
+			a.head("GET", writePath, length):                                        "HTTP/1.1 405",
+			a.head("POST", "/nowhere", length):                                      "",
+			strings.Replace(a.head("POST", writePath, length), "Bearer ", "No ", 1): "HTTP/1.1 401",
+			a.head("POST", writePath, "Transfer-Encoding: chunked"):                 "HTTP/1.1 400",
+		}
 		var wg sync.WaitGroup
-		for range 80 {
-			wg.Go(func() {
-				c, err := net.Dial("tcp", s.pushes)
-				if err != nil {
-					a.Error(err)
-					return
-				}
-				defer c.Close()
-				c.SetDeadline(time.Now().Add(60 * time.Second))
-				io.WriteString(c, a.head("POST", writePath, "Content-Length: 100000")+"\r\n")
-				go func() {
-					for range 100 {
-						time.Sleep(time.Second)
-						if _, err := c.Write([]byte("x")); err != nil {
-							return
-						}
+		for head, want := range heads {
+			for range 12 {
+				wg.Go(func() {
+					c, err := net.Dial("tcp", s.pushes)
+					if err != nil {
+						a.Error(err)
+						return
 					}
-				}()
-				out, err := io.ReadAll(c)
-				if err != nil || !bytes.HasPrefix(out, []byte("HTTP/1.1 400")) {
-					a.Errorf("%v %.80q", err, out)
-				}
-			})
+					defer c.Close()
+					c.SetDeadline(time.Now().Add(90 * time.Second))
+					io.WriteString(c, head+"\r\n")
+					go func() {
+						piece := "x"
+						if strings.Contains(head, "chunked") {
+							piece = "1\r\nx\r\n"
+						}
+						for {
+							time.Sleep(time.Second)
+							if _, err := io.WriteString(c, piece); err != nil {
+								return
+							}
+						}
+					}()
+					out, err := io.ReadAll(c)
+					if isTimeout(err) || !bytes.HasPrefix(out, []byte(want)) && len(out) > 0 {
+						a.Errorf("%.60q: %v %.80q", head, err, out)
+					}
+				})
+			}
 		}
 		wg.Wait()
-		a.refused("body_read", 80)
+		a.refused("body_read", 36)
+		a.refused("content_type", 12)
+		a.refused("method", 12)
+		a.refused("credentials", 12)
 	})
 	s.run("49 HTTP/2", func(a *attack) {
 		const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

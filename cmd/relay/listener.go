@@ -42,9 +42,10 @@ type tlsConfig struct {
 
 // Times and sizes of the listener for pushes.
 const (
-	pushHeaderTime  = 5 * time.Second // for the handshake too
-	pushWriteTime   = 2 * time.Minute // body, waits and answer
-	pushIdleTime    = 5 * time.Minute // senders push every few seconds to minutes
+	pushHeaderTime  = 5 * time.Second  // for the handshake too
+	pushReadTime    = 40 * time.Second // of what is sent to nowhere; what is read as a push has less
+	pushWriteTime   = 2 * time.Minute  // body, waits and answer
+	pushIdleTime    = 5 * time.Minute  // senders push every few seconds to minutes
 	pushHeaderBytes = 16 << 10
 )
 
@@ -81,6 +82,7 @@ func newPushServer(cfg *config, handler http.Handler, log *slog.Logger, reg prom
 	p.server = &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: pushHeaderTime,
+		ReadTimeout:       pushReadTime,
 		WriteTimeout:      pushWriteTime,
 		IdleTimeout:       pushIdleTime,
 		MaxHeaderBytes:    pushHeaderBytes,

@@ -307,6 +307,7 @@ func (r *relay) serve(ctx context.Context) error {
 	server := &http.Server{
 		Handler:           r.handler,
 		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       3 * time.Minute, // of what is sent to nowhere; ends a scrape, too
 		WriteTimeout:      3 * time.Minute, // a scrape has two at most, and a bound of its own
 		IdleTimeout:       5 * time.Minute, // senders push every few seconds to minutes
 		MaxHeaderBytes:    16 << 10,
