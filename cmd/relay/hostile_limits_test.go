@@ -390,6 +390,15 @@ func hostileOpen(t *testing.T) {
 			}
 			a.wants(a.write(v1Of(a, series...), "X-Relay-TTL", "1s"), 204)
 		}
+		waitFor(t, "nothing of that shown", func() bool {
+			for l := range s.page(textUTF8) {
+				if strings.Contains(l, "h36") {
+					return false
+				}
+			}
+			return true
+		})
+		time.Sleep(6 * time.Second) // these are counted from time to time
 		waitFor(t, "series, labels and names forgotten", func() bool {
 			after := s.metrics()
 			return after["relay_series_held"] <= before["relay_series_held"]+2 && after["relay_label_pairs"] <= before["relay_label_pairs"]+2 && after["relay_metric_names"] <= before["relay_metric_names"]+2
