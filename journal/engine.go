@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -123,11 +124,14 @@ func (e *engine) close() {
 // acknowledge the same sequences.
 func lock(path string) (fileutil.Releaser, error) {
 	if err := os.MkdirAll(path, 0o777); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the journal's directory %s cannot be made: %w", path, err)
 	}
 	l, _, err := fileutil.Flock(filepath.Join(path, "lock"))
 	if err != nil {
-		return nil, fmt.Errorf("%s is in use by another relay: %w", path, err)
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s is in use by another relay: %w", path, err)
+		}
+		return nil, fmt.Errorf("the journal's directory %s cannot be written: %w", path, err)
 	}
 	return l, nil
 }

@@ -48,6 +48,7 @@ type relay struct {
 	trends   trends
 	memory   int64 // --limits.memory in bytes; 0: no limit
 	ready    atomic.Bool
+	stopping atomic.Bool
 	quit     chan struct{}
 	quitOnce sync.Once
 }
@@ -58,6 +59,7 @@ const (
 	watchEvery = 5 * time.Second  // files that are reloaded on change
 	drainTime  = 10 * time.Second // for requests that are being taken
 	closeTime  = 5 * time.Second  // for scrapes that are being answered
+	lingerTime = time.Second      // for requests that had been sent and not been read
 )
 
 // newRelay wires a relay, and opens its journal. It serves nothing before start
@@ -246,15 +248,21 @@ func (r *relay) pushRoutes(mux *http.ServeMux) {
 	}
 }
 
-// prefixed puts all paths under the prefix.
+// prefixed puts all paths under the prefix. While the relay stops, each answer is the
+// last one on its connection.
 func (r *relay) prefixed(mux *http.ServeMux) http.Handler {
-	if r.cfg.routePrefix == "/" {
-		return mux
+	inner := mux
+	if r.cfg.routePrefix != "/" {
+		mux = http.NewServeMux()
+		mux.Handle(r.cfg.routePrefix+"/", http.StripPrefix(r.cfg.routePrefix, inner))
+		mux.Handle("GET /{$}", http.RedirectHandler(r.cfg.routePrefix+"/", http.StatusFound))
 	}
-	outer := http.NewServeMux()
-	outer.Handle(r.cfg.routePrefix+"/", http.StripPrefix(r.cfg.routePrefix, mux))
-	outer.Handle("GET /{$}", http.RedirectHandler(r.cfg.routePrefix+"/", http.StatusFound))
-	return outer
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if r.stopping.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		mux.ServeHTTP(w, req)
+	})
 }
 
 func (r *relay) stop() error {
@@ -366,11 +374,15 @@ func (r *relay) untilStopped(ctx context.Context, started, failed <-chan error) 
 // on, and then stops.
 func (r *relay) shutdown(server *http.Server, failed <-chan error) error {
 	r.ready.Store(false)
+	r.stopping.Store(true)
 	drain, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	if err := r.ingest.Drain(drain); err != nil {
 		r.log.Warn("Requests were still on their way when the time for it was over", "time", drainTime)
 	}
+	// A connection that seems idle may hold a request that nobody has read yet: closed
+	// now, its sender would never know. Until then answers ask for no more.
+	time.Sleep(lingerTime)
 	closing, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()
 	servers := []*http.Server{server}

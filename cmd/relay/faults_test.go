@@ -1,0 +1,357 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/prompb"
+	"golang.org/x/sys/unix"
+)
+
+// Faults of the disk, against the relay's binary on file systems of its own. That
+// takes the right to mount: without it they are skipped, or with RELAY_FAULTS=1
+// failed. `unshare --map-root-user --mount` gives it to anybody, loop devices apart.
+
+// mounted mounts a file system for the test.
+func mounted(t *testing.T, source, kind, options string) (dir string) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("some seconds")
+	}
+	dir = t.TempDir()
+	if err := syscall.Mount(source, dir, kind, 0, options); err != nil {
+		cannot(t, "mount "+kind, err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// cannot skips a test where its machine cannot do what it needs.
+func cannot(t *testing.T, what string, err error) {
+	t.Helper()
+	if os.Getenv("RELAY_FAULTS") != "" {
+		t.Fatalf("not shown here: %s: %v", what, err)
+	}
+	t.Skipf("not shown here, this takes root: %s: %v", what, err)
+}
+
+// A diskClient pushes to a relay whose disk fails, and knows what must be shown.
+type diskClient struct {
+	t    *testing.T
+	base string
+	n    int
+	sure map[string]float64 // acknowledged
+}
+
+// push sends one series of its own and padding that does not compress, and returns
+// the answer's code: 2xx or 503 with Retry-After.
+func (c *diskClient) push(padding int) int {
+	c.t.Helper()
+	name := fmt.Sprintf("disk_%d", c.n)
+	req := &prompb.WriteRequest{Timeseries: []prompb.TimeSeries{{
+		Labels:  []prompb.Label{{Name: "__name__", Value: name}},
+		Samples: []prompb.Sample{{Value: float64(c.n), Timestamp: time.Now().UnixMilli()}},
+	}}}
+	var noise []byte
+	for len(noise) < padding {
+		noise = binary.LittleEndian.AppendUint64(noise, rand.Uint64())
+	}
+	// A field that no version knows: kept as it came, and not read.
+	req.XXX_unrecognized = append(binary.AppendUvarint([]byte{0x7a}, uint64(len(noise))), noise...)
+	raw, err := req.Marshal()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	begun := time.Now()
+	res, err := http.Post(c.base+"/api/v1/write", "application/x-protobuf", bytes.NewReader(snappy.Encode(nil, raw)))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	body, _ := io.ReadAll(res.Body)
+	res.Body.Close()
+	switch {
+	case res.StatusCode == 204:
+		c.sure[name] = float64(c.n)
+	case res.StatusCode != 503 || res.Header.Get("Retry-After") == "" || !strings.Contains(string(body), "journal"):
+		c.t.Fatalf("push %d is answered %d %q, Retry-After %q", c.n, res.StatusCode, body, res.Header.Get("Retry-After"))
+	}
+	if took := time.Since(begun); took > 20*time.Second {
+		c.t.Errorf("push %d was answered after %s", c.n, took)
+	}
+	c.n++
+	return res.StatusCode
+}
+
+// check looks for everything that was acknowledged.
+func (c *diskClient) check(when string) {
+	c.t.Helper()
+	page := getPage(c.t, c.base+"/metrics")
+	for name, v := range c.sure {
+		if !strings.Contains(page, fmt.Sprintf("%s{instance=\"\"} %v ", name, v)) {
+			c.t.Fatalf("%s: %s was acknowledged and is not shown; the page has %d lines, %d were acknowledged", when, name, strings.Count(page, "\n"), len(c.sure))
+		}
+	}
+}
+
+// fails pushes until the disk fails, and then some: none is taken any more, and
+// scrapes go on.
+func (c *diskClient) fails(padding int) {
+	c.t.Helper()
+	for deadline := time.Now().Add(time.Minute); c.push(padding) == 204; {
+		if time.Now().After(deadline) {
+			c.t.Fatal("the disk does not fail")
+		}
+	}
+	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
+		// One that still fits into what is left is taken. It is held to it like the others.
+		c.push(padding)
+		c.check("while the disk fails")
+	}
+	if c.push(padding) == 204 {
+		c.t.Error("the disk fails, and a push is acknowledged")
+	}
+}
+
+// recovers pushes until one is taken again, which nobody helps with.
+func (c *diskClient) recovers(padding int) {
+	c.t.Helper()
+	waitFor(c.t, "a push that is taken again", func() bool { return c.push(padding) == 204 })
+	c.check("when the disk works again")
+	for range 20 {
+		if code := c.push(100); code != 204 {
+			c.t.Errorf("after it works again a push is answered %d", code)
+		}
+	}
+}
+
+// startOn starts a relay with its journal in dir. Calling restart ends it with a
+// signal and starts it anew.
+func startOn(t *testing.T, dir string, flags ...string) (c *diskClient, p **process, restart func(syscall.Signal)) {
+	t.Helper()
+	address := freeAddress(t)
+	p = new(*process)
+	run := func() {
+		*p = start(t, relayBinary(t), append([]string{"--web.listen-address=" + address, "--journal.path=" + dir, "--series.ttl=4m", "--log.level=warn"}, flags...)...)
+		waitFor(t, "the relay ready", func() bool { return status("http://"+address+"/-/ready") == 200 })
+	}
+	run()
+	return &diskClient{t: t, base: "http://" + address, sure: map[string]float64{}}, p, func(sig syscall.Signal) {
+		t.Helper()
+		(*p).Signal(sig)
+		(*p).wait(t)
+		run()
+	}
+}
+
+// The disk is full: pushes are answered 503, scrapes go on. Space returns: so do
+// pushes, by themselves. What was acknowledged before and after outlives kill -9.
+func TestDiskFull(t *testing.T) {
+	for _, flags := range [][]string{{"--journal.window=1h"}, {"--journal.window=4s"}, {"--journal.window=1h", "--journal.sync=always"}} {
+		t.Run(strings.Join(flags, " "), func(t *testing.T) {
+			disk := mounted(t, "relay-test", "tmpfs", "size=24m")
+			filler := filepath.Join(disk, "filler")
+			c, _, restart := startOn(t, filepath.Join(disk, "data"), flags...)
+			for range 10 {
+				c.push(10_000)
+			}
+			fill(t, filler)
+			c.fails(60_000)
+			if metric := own(t, c.base, "relay_journal_failures_total"); metric < 1 {
+				t.Errorf("relay_journal_failures_total is %v", metric)
+			}
+			if err := os.Remove(filler); err != nil {
+				t.Fatal(err)
+			}
+			c.recovers(60_000)
+			if up, again := own(t, c.base, "relay_journal_up"), own(t, c.base, "relay_journal_reopened_total"); up != 1 || again < 1 {
+				t.Errorf("relay_journal_up is %v, reopened %v times", up, again)
+			}
+			restart(syscall.SIGKILL)
+			c.check("after kill -9")
+			if damaged, lost := own(t, c.base, "relay_journal_damaged_records_total"), own(t, c.base, "relay_journal_lost_records_total"); damaged+lost != 0 {
+				t.Errorf("%v records are damaged and %v lost", damaged, lost)
+			}
+			// Killed while it is full, it starts on the full disk and has everything; and
+			// again when there is room.
+			fill(t, filler)
+			c.fails(60_000)
+			restart(syscall.SIGKILL)
+			c.check("after kill -9 on a full disk")
+			if err := os.Remove(filler); err != nil {
+				t.Fatal(err)
+			}
+			c.recovers(60_000)
+			restart(syscall.SIGTERM)
+			c.check("after SIGTERM")
+		})
+	}
+}
+
+// fill takes the rest of a file system.
+func fill(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for zeros := make([]byte, 64<<10); len(zeros) > 0; {
+		if _, err := f.Write(zeros); err != nil {
+			zeros = zeros[:len(zeros)/2]
+		}
+	}
+}
+
+// own is one of the relay's own metrics.
+func own(t *testing.T, base, name string) float64 {
+	t.Helper()
+	m := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(getPage(t, base+"/-/metrics"))
+	if m == nil {
+		t.Fatalf("no %s", name)
+	}
+	var v float64
+	if _, err := fmt.Sscan(m[1], &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// The disk answers EIO: a file system on a loop device that has become too short, so
+// that writes and reads beyond its end fail. With --journal.sync=always that is known
+// before the answer. It recovers when the device has its length again.
+func TestDiskError(t *testing.T) {
+	under := mounted(t, "relay-test", "tmpfs", "size=80m")
+	image := filepath.Join(under, "image")
+	if err := os.WriteFile(image, make([]byte, 64<<20), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	// Without a journal of its own, or that would have it read-only for good.
+	if out, err := exec.Command("mkfs.ext2", "-q", image).CombinedOutput(); err != nil {
+		cannot(t, "mkfs.ext2: "+string(out), err)
+	}
+	loop, err := exec.Command("losetup", "--find", "--show", image).CombinedOutput()
+	if err != nil {
+		cannot(t, "losetup: "+string(loop), err)
+	}
+	device := strings.TrimSpace(string(loop))
+	t.Cleanup(func() { exec.Command("losetup", "--detach", device).Run() })
+	disk := mounted(t, device, "ext2", "errors=continue")
+	limit := func(bytes uint64) {
+		t.Helper()
+		f, err := os.OpenFile(device, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		info.Sizelimit = bytes
+		for range 50 { // EAGAIN while the device is being written
+			if err = unix.IoctlLoopSetStatus64(int(f.Fd()), info); err == nil {
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		t.Fatal(err)
+	}
+	c, p, restart := startOn(t, filepath.Join(disk, "data"), "--journal.sync=always")
+	for range 10 {
+		c.push(10_000)
+	}
+	limit(1 << 20)
+	c.fails(60_000)
+	if logs := (*p).logs.String(); !strings.Contains(logs, "input/output error") {
+		t.Errorf("nothing says input/output error:\n%s", logs)
+	}
+	limit(0)
+	c.recovers(60_000)
+	restart(syscall.SIGKILL)
+	c.check("after kill -9")
+}
+
+// A directory that cannot be written is said at once.
+func TestReadOnlyDirectory(t *testing.T) {
+	disk := mounted(t, "relay-test", "tmpfs", "size=8m")
+	data := filepath.Join(disk, "data")
+	c, p, _ := startOn(t, data)
+	c.push(100)
+	(*p).Signal(syscall.SIGTERM)
+	if code := (*p).wait(t); code != 0 {
+		t.Errorf("after SIGTERM: exit %d", code)
+	}
+	if err := syscall.Mount("", disk, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		cannot(t, "mount read-only", err)
+	}
+	for _, path := range []string{data, filepath.Join(disk, "new")} {
+		_, stderr, code := runBinary(t, "--web.listen-address="+freeAddress(t), "--journal.path="+path)
+		if code != 1 || !strings.Contains(stderr, "read-only file system") || !strings.Contains(stderr, path) || strings.Contains(stderr, "in use") {
+			t.Errorf("exit %d, stderr:\n%s", code, stderr)
+		}
+	}
+}
+
+// With --journal.sync=always each answer follows an fsync that follows the write of
+// its record; with os none need be. Seen from outside, by strace.
+func TestSyncBeforeTheAnswer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some seconds")
+	}
+	trace := filepath.Join(t.TempDir(), "trace")
+	if out, err := exec.Command("strace", "-o", trace, "true").CombinedOutput(); err != nil {
+		cannot(t, "strace: "+string(out), err)
+	}
+	address := freeAddress(t)
+	start(t, "strace", "-D", "-f", "-y", "-s", "24", "-e", "trace=fsync,fdatasync,write,pwrite64", "-o", trace,
+		relayBinary(t), "--web.listen-address="+address, "--journal.path="+t.TempDir(), "--journal.sync=always", "--log.level=warn")
+	base := "http://" + address
+	waitFor(t, "the relay ready", func() bool { return status(base+"/-/ready") == 200 })
+	const pushes = 50
+	for i := range pushes {
+		pushOne(t, base, "counted_total", float64(i))
+	}
+	answer := regexp.MustCompile(`write\(\d+<(TCP|socket).*"HTTP/1\.1 204`)
+	block := regexp.MustCompile(`/streams/RELAY/msgs/\d+\.blk`)
+	var answers int
+	waitFor(t, "all answers in the trace", func() bool {
+		text, err := os.ReadFile(trace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers = 0
+		written, synced := false, false
+		for line := range strings.Lines(string(text)) {
+			switch {
+			case strings.Contains(line, "pwrite64(") && block.MatchString(line):
+				written, synced = true, false
+			case strings.Contains(line, "sync(") && block.MatchString(line) && strings.Contains(line, "= 0"),
+				strings.Contains(line, "sync resumed") && strings.Contains(line, "= 0"):
+				synced = written
+			case answer.MatchString(line):
+				if answers++; !synced {
+					t.Fatalf("answer %d went out before its record was synced", answers)
+				}
+				written, synced = false, false
+			}
+		}
+		return answers == pushes
+	})
+}
