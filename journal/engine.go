@@ -49,12 +49,21 @@ func startEngine(o *Options) (*engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	srv.SetLoggerV2(natsLogger{o.Logger}, false, false, false)
+	fatal := make(chan error, 1)
+	srv.SetLoggerV2(natsLogger{o.Logger, fatal}, false, false, false)
 	e := &engine{server: srv}
 	go srv.Start()
-	if !srv.ReadyForConnections(startTime) {
+	for deadline := time.Now().Add(startTime); !srv.ReadyForConnections(100 * time.Millisecond); {
+		select {
+		case err = <-fatal:
+		default:
+			if time.Now().Before(deadline) {
+				continue
+			}
+			err = fmt.Errorf("the engine did not start within %s", startTime)
+		}
 		e.close()
-		return nil, errors.New("the engine did not start")
+		return nil, err
 	}
 	if e.conn, err = nats.Connect("", nats.InProcessServer(srv), nats.NoReconnect()); err != nil {
 		e.close()
@@ -79,10 +88,25 @@ func (e *engine) open(o *Options) (err error) {
 		Name: streamName, Subjects: []string{subject}, Storage: jetstream.FileStorage,
 		Discard: jetstream.DiscardNew, MaxBytes: o.MaxBytes, MaxMsgSize: -1, Replicas: 1,
 	}
-	if e.stream, err = e.js.CreateOrUpdateStream(ctx, cfg); err != nil {
+	if e.stream, err = e.js.Stream(ctx, streamName); errors.Is(err, jetstream.ErrStreamNotFound) {
+		e.stream, err = e.js.CreateStream(ctx, cfg)
+	}
+	if err != nil {
 		return fmt.Errorf("stream %s: %w", streamName, err)
 	}
-	if e.store, err = e.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{Bucket: bucket, Storage: jetstream.FileStorage}); err != nil {
+	// What is there is left alone: on a full disk it cannot be written again, and can
+	// be read.
+	if have := e.stream.CachedInfo().Config.MaxBytes; have != o.MaxBytes {
+		if stream, err := e.js.UpdateStream(ctx, cfg); err == nil {
+			e.stream = stream
+		} else {
+			o.Logger.Error("The journal keeps the limit that it had", "bytes", have, "err", err)
+		}
+	}
+	if e.store, err = e.js.ObjectStore(ctx, bucket); errors.Is(err, jetstream.ErrBucketNotFound) {
+		e.store, err = e.js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{Bucket: bucket, Storage: jetstream.FileStorage})
+	}
+	if err != nil {
 		return fmt.Errorf("object store %s: %w", bucket, err)
 	}
 	if e.direct, err = streamStore(e.server, streamName); err != nil {
@@ -137,11 +161,21 @@ func lock(path string) (fileutil.Releaser, error) {
 }
 
 // natsLogger passes on what the engine says.
-type natsLogger struct{ log *slog.Logger }
+type natsLogger struct {
+	log   *slog.Logger
+	fatal chan<- error // what ends a start
+}
 
 func (l natsLogger) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
 func (l natsLogger) Debugf(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
 func (l natsLogger) Tracef(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
 func (l natsLogger) Warnf(format string, v ...any)   { l.log.Warn(fmt.Sprintf(format, v...)) }
 func (l natsLogger) Errorf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
-func (l natsLogger) Fatalf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
+func (l natsLogger) Fatalf(format string, v ...any) {
+	err := fmt.Errorf(format, v...)
+	l.log.Error(err.Error())
+	select {
+	case l.fatal <- err:
+	default:
+	}
+}

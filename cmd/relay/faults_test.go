@@ -21,19 +21,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Faults of the disk, against the relay's binary on file systems of its own. That
-// takes the right to mount: without it they are skipped, or with RELAY_FAULTS=1
-// failed. `unshare --map-root-user --mount` gives it to anybody, loop devices apart.
+// Faults of the disk, against the relay's binary on file systems of its own:
+// RELAY_FAULTS=1 runs them. That takes the right to mount, which
+// `unshare --map-root-user --mount` gives to anybody, and strace.
+
+func wantsFaults(t *testing.T) {
+	t.Helper()
+	if os.Getenv("RELAY_FAULTS") == "" {
+		t.Skip("set RELAY_FAULTS=1, and have the right to mount")
+	}
+}
 
 // mounted mounts a file system for the test.
 func mounted(t *testing.T, source, kind, options string) (dir string) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("some seconds")
-	}
 	dir = t.TempDir()
 	if err := syscall.Mount(source, dir, kind, 0, options); err != nil {
-		cannot(t, "mount "+kind, err)
+		t.Fatalf("mount %s: %v", kind, err)
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
@@ -41,15 +45,6 @@ func mounted(t *testing.T, source, kind, options string) (dir string) {
 		}
 	})
 	return dir
-}
-
-// cannot skips a test where its machine cannot do what it needs.
-func cannot(t *testing.T, what string, err error) {
-	t.Helper()
-	if os.Getenv("RELAY_FAULTS") != "" {
-		t.Fatalf("not shown here: %s: %v", what, err)
-	}
-	t.Skipf("not shown here, this takes root: %s: %v", what, err)
 }
 
 // A diskClient pushes to a relay whose disk fails, and knows what must be shown.
@@ -163,6 +158,7 @@ func startOn(t *testing.T, dir string, flags ...string) (c *diskClient, p **proc
 // The disk is full: pushes are answered 503, scrapes go on. Space returns: so do
 // pushes, by themselves. What was acknowledged before and after outlives kill -9.
 func TestDiskFull(t *testing.T) {
+	wantsFaults(t)
 	for _, flags := range [][]string{{"--journal.window=1h"}, {"--journal.window=4s"}, {"--journal.window=1h", "--journal.sync=always"}} {
 		t.Run(strings.Join(flags, " "), func(t *testing.T) {
 			disk := mounted(t, "relay-test", "tmpfs", "size=24m")
@@ -237,22 +233,23 @@ func own(t *testing.T, base, name string) float64 {
 // that writes and reads beyond its end fail. With --journal.sync=always that is known
 // before the answer. It recovers when the device has its length again.
 func TestDiskError(t *testing.T) {
+	wantsFaults(t)
 	under := mounted(t, "relay-test", "tmpfs", "size=80m")
 	image := filepath.Join(under, "image")
 	if err := os.WriteFile(image, make([]byte, 64<<20), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	// Without a journal of its own, or that would have it read-only for good.
-	if out, err := exec.Command("mkfs.ext2", "-q", image).CombinedOutput(); err != nil {
-		cannot(t, "mkfs.ext2: "+string(out), err)
+	if out, err := exec.Command("mkfs.ext4", "-q", "-b", "4096", "-O", "^has_journal", image).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v, %s", err, out)
 	}
 	loop, err := exec.Command("losetup", "--find", "--show", image).CombinedOutput()
 	if err != nil {
-		cannot(t, "losetup: "+string(loop), err)
+		t.Skipf("not shown here, there is no loop device: %v, %s", err, loop)
 	}
 	device := strings.TrimSpace(string(loop))
 	t.Cleanup(func() { exec.Command("losetup", "--detach", device).Run() })
-	disk := mounted(t, device, "ext2", "errors=continue")
+	disk := mounted(t, device, "ext4", "errors=continue")
 	limit := func(bytes uint64) {
 		t.Helper()
 		f, err := os.OpenFile(device, os.O_RDWR, 0)
@@ -277,7 +274,7 @@ func TestDiskError(t *testing.T) {
 	for range 10 {
 		c.push(10_000)
 	}
-	limit(1 << 20)
+	limit(4 << 20)
 	c.fails(60_000)
 	if logs := (*p).logs.String(); !strings.Contains(logs, "input/output error") {
 		t.Errorf("nothing says input/output error:\n%s", logs)
@@ -290,6 +287,7 @@ func TestDiskError(t *testing.T) {
 
 // A directory that cannot be written is said at once.
 func TestReadOnlyDirectory(t *testing.T) {
+	wantsFaults(t)
 	disk := mounted(t, "relay-test", "tmpfs", "size=8m")
 	data := filepath.Join(disk, "data")
 	c, p, _ := startOn(t, data)
@@ -299,7 +297,7 @@ func TestReadOnlyDirectory(t *testing.T) {
 		t.Errorf("after SIGTERM: exit %d", code)
 	}
 	if err := syscall.Mount("", disk, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
-		cannot(t, "mount read-only", err)
+		t.Fatal(err)
 	}
 	for _, path := range []string{data, filepath.Join(disk, "new")} {
 		_, stderr, code := runBinary(t, "--web.listen-address="+freeAddress(t), "--journal.path="+path)
@@ -312,12 +310,10 @@ func TestReadOnlyDirectory(t *testing.T) {
 // With --journal.sync=always each answer follows an fsync that follows the write of
 // its record; with os none need be. Seen from outside, by strace.
 func TestSyncBeforeTheAnswer(t *testing.T) {
-	if testing.Short() {
-		t.Skip("some seconds")
-	}
+	wantsFaults(t)
 	trace := filepath.Join(t.TempDir(), "trace")
 	if out, err := exec.Command("strace", "-o", trace, "true").CombinedOutput(); err != nil {
-		cannot(t, "strace: "+string(out), err)
+		t.Fatalf("strace: %v, %s", err, out)
 	}
 	address := freeAddress(t)
 	start(t, "strace", "-D", "-f", "-y", "-s", "24", "-e", "trace=fsync,fdatasync,write,pwrite64", "-o", trace,
