@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -82,6 +83,15 @@ const gateway = new client.Pushgateway(process.argv[1], {timeout: 5000});
 			}
 			return string(out)
 		}
+		// As in our own README.
+		try := regexp.MustCompile("(?s)```sh\n(echo .*?)```").FindStringSubmatch(read(t, "README.md"))
+		if try == nil {
+			t.Fatal("nothing to try in the README")
+		}
+		if out := sh(strings.NewReplacer("http://localhost:10091", base, "ttl=30s", "ttl=1s").Replace(try[1])); !strings.Contains(out, `temperature_celsius{job="shop",room="kitchen",instance=""} 21.5`) {
+			t.Errorf("what the README tries shows\n%s", out)
+		}
+		waitFor(t, "what was tried gone", func() bool { return !strings.Contains(getPage(t, base+"/metrics"), "kitchen") })
 		// As in the README of the Pushgateway.
 		sh(`echo "some_metric 3.14" | curl -sf --data-binary @- http://pushgateway.example.org:9091/metrics/job/some_job`)
 		sh(`cat <<EOF | curl -sf --data-binary @- http://pushgateway.example.org:9091/metrics/job/some_job/instance/some_instance

@@ -6,10 +6,14 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/textparse"
 )
 
 // TestProcessSenders is about what single senders do differently.
@@ -152,6 +156,9 @@ func TestProcessCollector(t *testing.T) {
 			waitForPage(t, base,
 				"# TYPE car_speed_meters_per_second gauge", "# HELP car_speed_meters_per_second How fast.", "# TYPE trips_total counter", "# TYPE trip_duration_seconds histogram", "# TYPE fuel summary",
 				"} 20.5 ", `trips_total{`, `trip_duration_seconds_bucket{`, `stop_duration_seconds_count{`, `fuel{`, `job="fleet"`, `instance="car-1"`, `site="shop-17"`, `car_model="T"`)
+			if got := nativeHistograms(t, base); !slices.Contains(got, "stop_duration_seconds") {
+				t.Errorf("native histograms: %q", got)
+			}
 			if got := getPage(t, base+"/metrics?edge=shop-17"); !strings.Contains(got, "car_speed") {
 				t.Errorf("the edge's own page is\n%s", got)
 			}
@@ -166,4 +173,36 @@ func TestProcessCollector(t *testing.T) {
 			}
 		})
 	}
+}
+
+// nativeHistograms are the names of those on the page, read as Prometheus does.
+func nativeHistograms(t *testing.T, base string) (names []string) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodGet, base+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited")
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	page, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := textparse.New(page, res.Header.Get("Content-Type"), labels.NewSymbolTable(), textparse.ParserOptions{})
+	for err == nil {
+		var entry textparse.Entry
+		if entry, err = p.Next(); err == nil && entry == textparse.EntryHistogram {
+			var l labels.Labels
+			p.Labels(&l)
+			names = append(names, l.Get("__name__"))
+		}
+	}
+	if err != io.EOF {
+		t.Fatal(err)
+	}
+	return names
 }
