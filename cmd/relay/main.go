@@ -15,6 +15,13 @@ import (
 	"github.com/prometheus/common/version"
 )
 
+// The linker sets the version, as the Dockerfile has it do.
+func init() {
+	if version.Version == "" {
+		version.Version = "dev"
+	}
+}
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)

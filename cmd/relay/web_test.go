@@ -149,6 +149,16 @@ func TestBinarySaysWhereItListens(t *testing.T) {
 	}
 }
 
+// A relay that was built by hand says so, instead of nothing.
+func TestBinaryVersion(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the binary")
+	}
+	if out, stderr, code := runBinary(t, "--version"); code != 0 || !strings.HasPrefix(out, "relay, version dev (") || stderr != "" {
+		t.Errorf("exit %d, %q %q", code, out, stderr)
+	}
+}
+
 // All paths under which senders look for remote write are one endpoint, and none of
 // them answers anything else; a path of the pages is none for pushes.
 func TestAliases(t *testing.T) {
