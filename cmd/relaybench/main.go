@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 )
@@ -31,6 +32,7 @@ type config struct {
 	Connections int
 	Batch       int
 	Edges       int
+	Pause       time.Duration
 	Formats     []string
 	Scrapes     int
 	Latency     float64
@@ -43,28 +45,54 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 func run(args []string, stdout, stderr io.Writer) int {
 	c := config{Headers: map[string]string{}} // kingpin adds to the map that is there
 	app := kingpin.New("relaybench", "Loads a remote-write receiver and its scrape page, and measures both.")
-	app.Terminate(nil).UsageWriter(stdout).ErrorWriter(stderr)
+	ended := -1
+	app.Terminate(func(code int) { ended = code }).UsageWriter(stdout).ErrorWriter(stderr)
 	app.HelpFlag.Short('h')
-	app.Flag("write-url", "Where to push.").Default("http://127.0.0.1:10091/api/v1/write").StringVar(&c.WriteURL)
-	app.Flag("scrape-url", "What to scrape; empty: nothing.").Default("http://127.0.0.1:10091/metrics").StringVar(&c.ScrapeURL)
-	app.Flag("pid", "Process of the server, for its CPU time and memory; 0: unknown.").IntVar(&c.PID)
-	app.Flag("series", "How many series.").Default("100000").IntVar(&c.Series)
-	app.Flag("labels", "Labels of a series, at least 10.").Default("10").IntVar(&c.Labels)
-	app.Flag("rounds", "How often every series is sent after the first time.").Default("5").IntVar(&c.Rounds)
-	app.Flag("protocol", "Version of remote write.").Default("1").IntVar(&c.Protocol)
-	app.Flag("order", "Order of the series in a round: stable, shuffled (machine by machine) or random.").Default("stable").EnumVar(&c.Order, "stable", "shuffled", "random")
-	app.Flag("churn", "Replace every series in every round.").BoolVar(&c.Churn)
-	app.Flag("connections", "How many senders push at once.").Default("4").IntVar(&c.Connections)
-	app.Flag("batch", "Samples per request.").Default("2000").IntVar(&c.Batch)
-	app.Flag("edges", "How many edges the series are of, each with requests of its own, of a share of the series; 0: no edge is named.").IntVar(&c.Edges)
-	app.Flag("formats", "What to scrape: text, text+gzip, openmetrics, openmetrics+gzip, protobuf, protobuf+gzip, text+zstd.").Default("text,text+gzip,protobuf").StringsVar(&c.Formats)
-	app.Flag("scrapes", "Scrapes per format.").Default("3").IntVar(&c.Scrapes)
-	app.Flag("latency-load", "Then push at this share of the rate just measured, idle and while scraping, for the latency of a push; 0: do not.").Default("0").FloatVar(&c.Latency)
-	app.Flag("header", "Header of each push, as name=value.").StringMapVar(&c.Headers)
-	app.Flag("json", "Print JSON.").BoolVar(&c.JSON)
-	if _, err := app.Parse(args); err != nil {
+	plot := app.Command("plot", "Draws the cost against the number of series, as SVG on stdout, from the JSON of several runs.")
+	plotted := plot.Arg("file", "What load --json has printed.").Required().ExistingFiles()
+	reading := app.Command("read", "Scrapes again and again until it is ended; load runs it beside its own process.").Hidden()
+	readURL, readFormat := reading.Arg("url", "").Required().String(), reading.Arg("format", "").Required().String()
+	load := app.Command("load", "Pushes and scrapes; the default.").Default()
+	load.Flag("write-url", "Where to push.").Default("http://127.0.0.1:10091/api/v1/write").StringVar(&c.WriteURL)
+	load.Flag("scrape-url", "What to scrape; empty: nothing.").Default("http://127.0.0.1:10091/metrics").StringVar(&c.ScrapeURL)
+	load.Flag("pid", "Process of the server, for its CPU time and memory; 0: unknown.").IntVar(&c.PID)
+	load.Flag("series", "How many series.").Default("100000").IntVar(&c.Series)
+	load.Flag("labels", "Labels of a series, at least 10.").Default("10").IntVar(&c.Labels)
+	load.Flag("rounds", "How often every series is sent after the first time.").Default("5").IntVar(&c.Rounds)
+	load.Flag("protocol", "Version of remote write.").Default("1").IntVar(&c.Protocol)
+	load.Flag("order", "Order of the series in a round: stable, shuffled (machine by machine) or random.").Default("stable").EnumVar(&c.Order, "stable", "shuffled", "random")
+	load.Flag("churn", "Replace every series in every round.").BoolVar(&c.Churn)
+	load.Flag("connections", "How many senders push at once.").Default("4").IntVar(&c.Connections)
+	load.Flag("batch", "Samples per request.").Default("2000").IntVar(&c.Batch)
+	load.Flag("edges", "How many edges the series are of, each with requests of its own, of a share of the series, and a page of its own that is scraped; 0: no edge is named.").IntVar(&c.Edges)
+	load.Flag("formats", "What to scrape: text, text+gzip, openmetrics, openmetrics+gzip, protobuf, protobuf+gzip, text+zstd.").Default("text,text+gzip,protobuf").StringsVar(&c.Formats)
+	load.Flag("scrapes", "Scrapes per format.").Default("3").IntVar(&c.Scrapes)
+	load.Flag("latency-load", "Then push at this share of the rate just measured, idle and while scraping, for the latency of a push; 0: do not.").Default("0").FloatVar(&c.Latency)
+	load.Flag("pause", "Time between rounds; with --churn and a shorter TTL at the server, memory is to be the same after each.").Default("0s").DurationVar(&c.Pause)
+	load.Flag("header", "Header of each push, as name=value.").StringMapVar(&c.Headers)
+	load.Flag("json", "Print JSON.").BoolVar(&c.JSON)
+	command, err := app.Parse(args)
+	if ended >= 0 {
+		return ended // --help
+	}
+	if err != nil {
 		fmt.Fprintf(stderr, "relaybench: %v\n", err)
 		return 2
+	}
+	switch command {
+	case plot.FullCommand():
+		if err := draw(stdout, *plotted); err != nil {
+			fmt.Fprintf(stderr, "relaybench: %v\n", err)
+			return 1
+		}
+		return 0
+	case reading.FullCommand():
+		for {
+			if _, err := scrape(context.Background(), *readURL, *readFormat, 0); err != nil {
+				fmt.Fprintf(stderr, "relaybench: %v\n", err)
+				return 1
+			}
+		}
 	}
 	c.Formats = strings.Split(strings.Join(c.Formats, ","), ",")
 	if c.Series < 1 || c.Batch < 1 || c.Connections < 1 || c.Labels < 10 || c.Protocol != 1 && c.Protocol != 2 {

@@ -10,6 +10,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -41,6 +43,8 @@ type report struct {
 
 	Scrapes []scrapeReport `json:"scrapes"`
 
+	Pages *pagesReport `json:"edge_pages,omitempty"`
+
 	Idle     *latency `json:"push_idle,omitempty"`
 	Scraping *latency `json:"push_while_scraping,omitempty"`
 }
@@ -48,6 +52,15 @@ type report struct {
 type round struct {
 	SamplesPerSecond float64 `json:"samples_per_second"`
 	CPUNanos         float64 `json:"server_cpu_ns_per_sample"`
+	ResidentBytes    int64   `json:"resident_bytes"` // after it, and after the pause
+}
+
+// A pagesReport is what one round through the pages of all edges cost.
+type pagesReport struct {
+	Edges       int     `json:"edges"`
+	CPUSeconds  float64 `json:"server_cpu_seconds"`
+	WallSeconds float64 `json:"wall_seconds"`
+	P99MS       float64 `json:"p99_ms"` // of one page
 }
 
 type scrapeReport struct {
@@ -81,6 +94,14 @@ func measure(ctx context.Context, c *config, progress io.Writer) (*report, error
 		if err != nil {
 			return nil, err
 		}
+		if c.Pause > 0 {
+			select {
+			case <-time.After(c.Pause):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		got.ResidentBytes, _ = p.resident()
 		fmt.Fprintf(progress, "round %d of %d: %.0f samples/s, %.0f ns of server CPU a sample\n", n, c.Rounds, got.SamplesPerSecond, got.CPUNanos)
 		if n == 0 {
 			r.First = got
@@ -92,6 +113,7 @@ func measure(ctx context.Context, c *config, progress io.Writer) (*report, error
 		r.Median = round{
 			median(r.Steady, func(x round) float64 { return x.SamplesPerSecond }),
 			median(r.Steady, func(x round) float64 { return x.CPUNanos }),
+			int64(median(r.Steady, func(x round) float64 { return float64(x.ResidentBytes) })),
 		}
 	}
 	r.ResidentBytes, _ = p.resident()
@@ -104,6 +126,12 @@ func measure(ctx context.Context, c *config, progress io.Writer) (*report, error
 			}
 			fmt.Fprintf(progress, "scrape %s: %.2f s CPU, %.2f s wall\n", format, s.CPUSeconds, s.WallSeconds)
 			r.Scrapes = append(r.Scrapes, s)
+		}
+	}
+	if c.ScrapeURL != "" && c.Edges > 0 {
+		var err error
+		if r.Pages, err = scrapePages(ctx, c, p); err != nil {
+			return nil, err
 		}
 	}
 	if c.Latency > 0 && len(r.Steady) > 0 {
@@ -235,6 +263,28 @@ func scrapeFormat(ctx context.Context, c *config, format string, p process) (scr
 	return last, nil
 }
 
+// scrapePages asks for the page of each edge once.
+func scrapePages(ctx context.Context, c *config, p process) (*pagesReport, error) {
+	r := &pagesReport{Edges: (c.Series + c.Batch - 1) / c.Batch}
+	took := make([]float64, r.Edges)
+	cpu, begun := p.cpu(), time.Now()
+	for i := range took {
+		edge := edgeName(c, i*c.Batch)
+		s, err := scrape(ctx, c.ScrapeURL+"?edge="+edge, "text+gzip", 0)
+		if err != nil {
+			return nil, err
+		}
+		if s.Lines == 0 {
+			return nil, fmt.Errorf("the page of %s is empty", edge)
+		}
+		took[i] = s.WallSeconds * 1000
+	}
+	r.WallSeconds, r.CPUSeconds = time.Since(begun).Seconds(), (p.cpu() - cpu).Seconds()
+	slices.Sort(took)
+	r.P99MS = took[len(took)*99/100]
+	return r, nil
+}
+
 func scrape(ctx context.Context, url, format string, p process) (scrapeReport, error) {
 	s := scrapeReport{Format: format}
 	kind, encoding, _ := strings.Cut(format, "+")
@@ -325,8 +375,8 @@ func (c *counter) Write(p []byte) (int, error) {
 }
 
 // measureLatency pushes in an open loop, one request at a time by the clock
-// whether or not the last was answered, first alone and then while a scraper
-// never stops.
+// whether or not the last was answered, first alone and then while a scraper, in a
+// process of its own and on one processor, never stops.
 func measureLatency(ctx context.Context, c *config, f *fleet, series []int32, r *report, progress io.Writer) error {
 	perSecond := r.Median.SamplesPerSecond * c.Latency / float64(c.Batch)
 	run := func() (*latency, error) { return openLoop(ctx, c, f, series, perSecond) }
@@ -334,19 +384,24 @@ func measureLatency(ctx context.Context, c *config, f *fleet, series []int32, r 
 	if r.Idle, err = run(); err != nil {
 		return err
 	}
-	scraping, stop := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for scraping.Err() == nil {
-			scrape(scraping, c.ScrapeURL, c.Formats[0], 0)
-		}
-	}()
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	scraper := exec.CommandContext(ctx, self, "read", c.ScrapeURL, c.Formats[0])
+	scraper.Env = append(os.Environ(), "GOMAXPROCS=1")
+	scraper.Stderr = progress
+	if err := scraper.Start(); err != nil {
+		return err
+	}
 	r.Scraping, err = run()
-	stop()
-	<-done
+	scraper.Process.Kill()
+	scraper.Wait()
+	if err != nil {
+		return err
+	}
 	fmt.Fprintf(progress, "push p99: %.2f ms idle, %.2f ms while scraping\n", r.Idle.P99MS, r.Scraping.P99MS)
-	return err
+	return nil
 }
 
 func openLoop(ctx context.Context, c *config, f *fleet, series []int32, perSecond float64) (*latency, error) {
@@ -390,6 +445,9 @@ func (r *report) table(w io.Writer) {
 	for _, s := range r.Scrapes {
 		fmt.Fprintf(t, "scrape %s\t%.2f s CPU, %.2f s wall, first byte %.1f ms\t%.1f MB, %d lines, memory +%.1f MB\n",
 			s.Format, s.CPUSeconds, s.WallSeconds, s.FirstByteMS, float64(s.Bytes)/1e6, s.Lines, float64(s.GrowthBytes)/1e6)
+	}
+	if p := r.Pages; p != nil {
+		fmt.Fprintf(t, "pages of %d edges\t%.2f s CPU, %.2f s wall\tone: p99 %.1f ms\n", p.Edges, p.CPUSeconds, p.WallSeconds, p.P99MS)
 	}
 	for _, l := range []struct {
 		name string
