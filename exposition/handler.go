@@ -10,11 +10,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
-	"github.com/klauspost/pgzip"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -243,8 +240,9 @@ type writer interface {
 
 // render writes a page.
 func (h *Handler) render(out io.Writer, f format, enc encoding, q series.Query, now time.Time) (*page, error) {
-	compressed, closeAll := compress(out, enc)
+	compressed, end := compress(out, enc)
 	p := newPage(compressed, f.scheme, h.stamps)
+	defer p.release()
 	q.Rename = p.rename()
 	var w writer
 	switch f.syntax {
@@ -261,7 +259,7 @@ func (h *Handler) render(out io.Writer, f format, enc encoding, q series.Query, 
 	if err == nil {
 		err = w.Close()
 	}
-	return p, errors.Join(err, closeAll())
+	return p, errors.Join(err, end())
 }
 
 // counted writes to the network until the scraper's patience ends. A reader that
@@ -286,67 +284,4 @@ func (c *counted) Write(b []byte) (int, error) {
 	n, err := c.w.Write(b)
 	c.n += int64(n)
 	return n, err
-}
-
-// bundled gathers the small pieces that compressors write.
-type bundled struct {
-	w   io.Writer
-	buf []byte
-	out bool
-}
-
-func (b *bundled) Write(p []byte) (int, error) {
-	b.buf = append(b.buf, p...)
-	if len(b.buf) >= 128<<10 || !b.out && len(b.buf) >= 4<<10 {
-		b.out = true
-		return len(p), b.flush()
-	}
-	return len(p), nil
-}
-
-func (b *bundled) flush() error {
-	_, err := b.w.Write(b.buf)
-	b.buf = b.buf[:0]
-	return err
-}
-
-var (
-	gzips = sync.Pool{New: func() any {
-		w, err := pgzip.NewWriterLevel(nil, pgzip.BestSpeed) // a processor renders while another one compresses
-		if err != nil {
-			panic(err)
-		}
-		return w
-	}}
-	zstds = sync.Pool{New: func() any {
-		w, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
-		if err != nil {
-			panic(err)
-		}
-		return w
-	}}
-)
-
-// compress wraps out; the function ends what it wrapped with.
-func compress(out io.Writer, enc encoding) (io.Writer, func() error) {
-	b := &bundled{w: out}
-	switch enc {
-	case gzipped:
-		w := gzips.Get().(*pgzip.Writer)
-		w.Reset(b)
-		return w, func() error {
-			err := errors.Join(w.Close(), b.flush())
-			gzips.Put(w)
-			return err
-		}
-	case zstdized:
-		w := zstds.Get().(*zstd.Encoder)
-		w.Reset(b)
-		return w, func() error {
-			err := errors.Join(w.Close(), b.flush())
-			zstds.Put(w)
-			return err
-		}
-	}
-	return out, func() error { return nil }
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/prometheus/common/model"
@@ -70,10 +71,23 @@ const (
 	bufferExtra = 64 << 10
 )
 
+var pageBuffers = sync.Pool{New: func() any {
+	b := make([]byte, 0, laterFlush+bufferExtra)
+	return &b
+}}
+
+// release ends the use of the page's buffer.
+func (p *page) release() {
+	if b := p.buf[:0]; cap(b) <= 2*(laterFlush+bufferExtra) {
+		pageBuffers.Put(&b)
+	}
+	p.buf = nil
+}
+
 func newPage(out io.Writer, scheme model.EscapingScheme, st stamps) *page {
 	return &page{
 		out: out, scheme: scheme, stamps: st, first: true,
-		buf:   make([]byte, 0, laterFlush+bufferExtra),
+		buf:   (*pageBuffers.Get().(*[]byte))[:0],
 		names: map[string]string{},
 	}
 }

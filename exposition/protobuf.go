@@ -24,6 +24,9 @@ type proto struct {
 	name     string
 	instance []byte
 
+	metric string // of the last series
+	legacy bool   // whether its name needs no escaping
+
 	group uint64 // of acc
 	held  bool   // acc is not written yet
 	acc   []accumulated
@@ -217,9 +220,15 @@ func (p *proto) appendLabels(dst []byte, f *series.Family, s *series.Series) (la
 	if p.scheme == model.NoEscaping {
 		return nil, true
 	}
-	escape := !series.IsLegacyName(s.Name)
-	for l := range s.Pairs {
-		escape = escape || !l.Plain && !legacyLabel(l.Name)
+	if p.metric != s.Name {
+		p.metric, p.legacy = s.Name, series.IsLegacyName(s.Name)
+	}
+	escape := !p.legacy
+	for i := range s.Len() {
+		if packed, flags := s.Label(i); flags&(series.PlainLabel|series.NameLabel) == 0 {
+			name, _ := series.SplitPair(packed)
+			escape = escape || !legacyLabel(name)
+		}
 	}
 	if !escape {
 		return nil, true

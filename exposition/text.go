@@ -15,13 +15,14 @@ type text struct {
 	*page
 	om bool // OpenMetrics
 
-	metric string // whose prefix is set
-	prefix []byte // name{ as the line begins
-	plain  bool   // the name is written as it is
-	header string // the name that the last header is of
-	typ    series.MetricType
-	native string // family whose native histograms are shown as nativeParts
-	parts  nativeParts
+	metric   string // whose prefix is set
+	prefix   []byte // name{ as the line begins
+	plain    bool   // the name is written as it is
+	escaping bool   // the name is escaped
+	header   string // the name that the last header is of
+	typ      series.MetricType
+	native   string // family whose native histograms are shown as nativeParts
+	parts    nativeParts
 
 	settled bool   // escaped holds for the series being written
 	escaped []pair // its labels, where names are escaped
@@ -155,7 +156,7 @@ func (t *text) labels(f *series.Family, s *series.Series, suffix, le string) boo
 	if !t.plain {
 		b = append(b, ',') // behind the name
 	}
-	escape := t.scheme != model.NoEscaping && !series.IsLegacyName(s.Name)
+	escape := t.escaping
 	instance := false
 	for i := range s.Len() {
 		packed, flags := s.Label(i)
@@ -210,6 +211,7 @@ func (t *text) setPrefix(metric, suffix string) {
 	}
 	name := t.name(metric + suffix)
 	t.plain = series.IsLegacyName(name)
+	t.escaping = t.scheme != model.NoEscaping && !series.IsLegacyName(metric)
 	if t.plain {
 		t.prefix = append(append(t.prefix[:0], name...), '{')
 		return

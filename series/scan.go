@@ -186,6 +186,10 @@ func (s *Series) Pairs(yield func(Pair) bool) {
 // scanTurn is how many series are shown under one turn of the lock: some 30 us.
 const scanTurn = 256
 
+// yieldAfter is how many series are shown before others get the processor: some 0.2
+// ms. Each time the runtime wakes another thread to see who wants it, which is dear.
+const yieldAfter = 4 * scanTurn
+
 // groupedPass bounds the memory of grouping, 24 bytes a series: larger families
 // are grouped in several passes, by hash.
 const groupedPass = 1 << 20
@@ -206,6 +210,7 @@ type scan struct {
 	last    []pairID // of the last series shown grouped; nil where its ids may be others' now
 	lastKey uint64
 	touched pairID // keeps the loads of gather alive
+	since   int    // series, since the processor was let go
 }
 
 // pairVerdicts remembers what one matcher says of a pair, by its id.
@@ -485,7 +490,7 @@ func (c *scan) family(f *Family) error {
 				for j := range turn {
 					c.show(f, m, j, turn[j])
 				}
-				c.unlock()
+				c.unlock(len(turn))
 				if c.begun {
 					err = c.v.Flush()
 				}
@@ -512,11 +517,14 @@ func (c *scan) lock() {
 	}
 }
 
-// unlock ends a turn, and lets others have the processor: on few of them a page
-// would else take one for ten milliseconds at a time.
-func (c *scan) unlock() {
+// unlock ends a turn of n series, and lets others have the processor: on few of
+// them a page would else take one for ten milliseconds at a time.
+func (c *scan) unlock(n int) {
 	c.store.structure.RUnlock()
-	runtime.Gosched()
+	if c.since += n; c.since >= yieldAfter {
+		c.since = 0
+		runtime.Gosched()
+	}
 }
 
 // gather copies what samples change, so that no block is locked while series are
@@ -706,7 +714,7 @@ func (c *scan) grouped(f *Family) error {
 						}
 					}
 				}
-				c.unlock()
+				c.unlock(len(turn))
 			}
 		}
 		slices.SortFunc(list, func(a, b grouping) int {
@@ -727,7 +735,7 @@ func (c *scan) grouped(f *Family) error {
 				}
 				c.show(f, m, i, turn[i].slot)
 			}
-			c.unlock()
+			c.unlock(len(turn))
 			if c.begun {
 				if err := c.v.Flush(); err != nil {
 					return err
