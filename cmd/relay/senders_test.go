@@ -1,9 +1,11 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -205,4 +207,61 @@ func nativeHistograms(t *testing.T, base string) (names []string) {
 		t.Fatal(err)
 	}
 	return names
+}
+
+// The README's own blocks, between real programs: an edge with its remote_write, a
+// centre that asks for parts in parallel and for up of each edge.
+func TestProcessReadme(t *testing.T) {
+	if os.Getenv("RELAY_E2E") == "" {
+		t.Skip("set RELAY_E2E=1, with the programs that CONTRIBUTING.md names in $RELAY_TOOLS")
+	}
+	base := startBinary(t)
+	var write, centre string
+	for _, m := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(read(t, "README.md"), -1) {
+		block := strings.NewReplacer("relay.example.com:10091", host(base), "refresh_interval: 30s", "refresh_interval: 1s").Replace(m[1])
+		switch {
+		case strings.HasPrefix(block, "remote_write:"):
+			write = block
+		case strings.Contains(block, "__param_shard"), strings.Contains(block, "http_sd_configs"):
+			centre += strings.TrimPrefix(block, "scrape_configs:\n")
+		}
+	}
+	target, _ := startTarget(t)
+	start(t, tool(t, "prometheus"), "--agent", "--config.file="+file(t, "agent.yml", fmt.Sprintf("global: {scrape_interval: 1s}\nscrape_configs:\n  - job_name: shop\n    static_configs: [{targets: ['%s']}]\n%s", target, write)),
+		"--storage.agent.path="+t.TempDir(), "--web.listen-address="+freeAddress(t))
+	address := freeAddress(t)
+	p := start(t, tool(t, "prometheus"), "--config.file="+file(t, "centre.yml", "global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n"+centre),
+		"--storage.tsdb.path="+t.TempDir(), "--web.listen-address="+address)
+	ask := func(expr string) string {
+		var answer struct {
+			Data struct{ Result []struct{ Value [2]any } }
+		}
+		if err := json.Unmarshal([]byte(getPage(t, "http://"+address+"/api/v1/query?query="+url.QueryEscape(expr))), &answer); err != nil || len(answer.Data.Result) != 1 {
+			return ""
+		}
+		return fmt.Sprint(answer.Data.Result[0].Value[1])
+	}
+	for expr, want := range map[string]string{
+		`up{job="relay",instance="relay:0/2"}`: "1", `up{job="relay",instance="relay:1/2"}`: "1", `up{job="relay-edges",edge="shop-17"}`: "1",
+		`count(shop_latency_seconds_bucket)`: "4", // each once
+		`count(shop_requests_total)`:         "1",
+		`count(shop_rpc_seconds)`:            "2",
+		// Each part has a share of the series, and together they are the page.
+		`min(scrape_samples_scraped{job="relay"}) > bool 0`: "1",
+		fmt.Sprintf(`sum(scrape_samples_scraped{job="relay"}) == bool %d`, strings.Count(regexp.MustCompile(`(?m)^#.*\n`).ReplaceAllString(pageOf(t, base), ""), "\n")): "1",
+	} {
+		waitFor(t, expr, func() bool { return ask(expr) == want })
+	}
+	for line := range strings.Lines(p.logs.String()) {
+		if strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR") {
+			t.Errorf("the centre says: %s", line)
+		}
+	}
+}
+
+// pageOf is the page when the edge of TestProcessReadme is on it.
+func pageOf(t *testing.T, base string) string {
+	t.Helper()
+	waitForPage(t, base, "shop_requests_total{", "shop_rpc_seconds{", `up{`)
+	return getPage(t, base+"/metrics")
 }
