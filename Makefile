@@ -2,7 +2,7 @@
 BENCH ?= .
 REF ?= main
 
-.PHONY: help build run test race fuzz lint e2e long sampling bench bench-compare bench-peers bench-journal ci
+.PHONY: help build run test race fuzz lint e2e long sampling bench bench-compare bench-peers bench-loads bench-journal ci
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-15s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ bench-compare: ## benchmarks of REF and of this tree, side by side
 
 bench-peers: ## the relay, Prometheus and VictoriaMetrics under the same load
 	scripts/bench-peers
+
+bench-loads: ## the relay alone: sizes up to 10M series, orders, churn, edges, latency
+	scripts/bench-loads
 
 bench-journal: ## the relay with its journal and without, side by side
 	scripts/bench-journal

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 )
@@ -16,8 +17,20 @@ const clockTick = 10 * time.Millisecond
 // unknown: its figures are zero.
 type process int
 
-// cpu is the user and system time that the process has used.
+// cpu is the user and system time that the process has used: the sum of its
+// threads', in ns, where the kernel keeps that.
 func (p process) cpu() time.Duration {
+	if threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p)); p != 0 && len(threads) > 0 {
+		sum := time.Duration(0)
+		for _, file := range threads {
+			b, err := os.ReadFile(file)
+			if ns, _, ok := bytes.Cut(b, []byte(" ")); err == nil && ok {
+				n, _ := strconv.ParseInt(string(ns), 10, 64)
+				sum += time.Duration(n)
+			}
+		}
+		return sum
+	}
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p))
 	if p == 0 || err != nil {
 		return 0
