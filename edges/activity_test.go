@@ -233,3 +233,36 @@ func TestScrapeIntervalWarning(t *testing.T) {
 		t.Errorf("%q", w)
 	}
 }
+
+// What a request costs beyond its samples.
+func BenchmarkTook(b *testing.B) {
+	r := New(time.Hour, 10_000, nil)
+	names := make([]string, 10_000)
+	for i := range names {
+		names[i] = fmt.Sprint("shop-", i)
+		r.Took(names[i], t0, 204, accepted(2000, time.Minute))
+	}
+	res := accepted(2000, time.Minute)
+	res.Newest, res.Timed, res.Interval = t0.UnixMilli(), true, 15_000
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		r.Took(names[i%len(names)], t0.Add(time.Duration(i)*time.Millisecond), 204, res)
+		i++
+	}
+}
+
+func BenchmarkReports(b *testing.B) {
+	r := New(time.Hour, 10_000, nil)
+	for i := range 10_000 {
+		for k := range 40 {
+			res := accepted(2000, time.Minute)
+			res.Newest, res.Timed, res.Interval = t0.UnixMilli(), true, 15_000
+			r.Took(fmt.Sprint("shop-", i), t0.Add(time.Duration(k)*time.Second), 204, res)
+		}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Reports(t0.Add(time.Minute))
+	}
+}
