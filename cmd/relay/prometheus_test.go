@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	neturl "net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -297,7 +298,7 @@ func TestBetweenPrometheusServers(t *testing.T) {
 	for _, message := range []string{"prometheus.WriteRequest", "io.prometheus.write.v2.Request"} {
 		t.Run(message, func(t *testing.T) {
 			t.Parallel()
-			url, _ := startRelay(t)
+			url, r := startRelay(t)
 			target, stopTarget := startTarget(t)
 			edge := startPrometheus(t, edgeConfig(url, message, ", X-Relay-TTL: 3s"), target)
 			centre := startPrometheus(t, centreConfig, host(url))
@@ -341,6 +342,20 @@ scrape_configs:
 				v := watch.query(`up{job="edges"}`)
 				return len(v) == 1 && v[0].F == 1
 			})
+			eventually(t, "both intervals and the clock learned", func() bool {
+				e, about := r.edges.Reports(time.Now())[0], func(d time.Duration) bool { return d > 300*time.Millisecond && d < 2*time.Second }
+				return about(e.Interval) && about(r.pages.Scrapes().Interval) && e.Skewed && e.Skew < 100*time.Millisecond && e.Skew > -5*time.Second && e.SamplesPerSecond > 1
+			})
+			fate := func(series, want string) {
+				t.Helper()
+				eventually(t, series+" explained as "+want, func() bool {
+					var x struct{ State, Edge string }
+					getData(t, url+"/api/v1/explain?series="+neturl.QueryEscape(series), &x)
+					return x.State == want && x.Edge == "shop-17"
+				})
+			}
+			temperature := fmt.Sprintf(`shop_temperature_celsius{instance="%s",job="shop",shop="17"}`, target)
+			fate(temperature, "live")
 			// Every series of the edge, and nothing that the edge does not have.
 			matcher := labels.MustNewMatcher(labels.MatchEqual, "job", "shop")
 			sent, got := edge.raw(matcher), centre.raw(matcher)
@@ -372,6 +387,8 @@ scrape_configs:
 				t.Errorf("up of the stopped target is %v", v)
 			}
 
+			fate(temperature, "ended")
+
 			// The edge dies: nobody tells, and still all of it goes.
 			edge.stop()
 			died := time.Now()
@@ -383,6 +400,7 @@ scrape_configs:
 				v := watch.query(`up{job="edges"}`)
 				return len(v) == 1 && v[0].F == 0
 			})
+			fate(fmt.Sprintf(`up{instance="%s",job="shop",shop="17"}`, target), "expired")
 			if logs := centre.logs.String(); logs != "" {
 				t.Errorf("the centre complains:\n%s", logs)
 			}
