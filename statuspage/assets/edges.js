@@ -19,8 +19,8 @@ const order = Object.keys(states);
 const columns = [
   { key: "state", title: "State", of: (e) => order.indexOf(e.shown) },
   { key: "name", title: "Edge", of: (e) => e.name },
-  { key: "seen", title: "Last seen", num: true, of: (e) => -(Date.parse(e.lastSeen) || 0) },
-  { key: "age", title: "Sample age", num: true, of: (e) => -(Date.parse(e.newestSample) || 0) },
+  { key: "seen", title: "Last seen", num: true, of: (e) => -e.seenAt },
+  { key: "age", title: "Sample age", num: true, of: (e) => -e.newestAt },
   { key: "skew", title: "Clock", num: true, down: true, of: (e) => Math.abs(e.clockSkewSeconds ?? 0) },
   { key: "series", title: "Series", num: true, down: true, of: (e) => e.liveSeries ?? 0 },
   { key: "rate", title: "Samples", num: true, down: true, of: (e) => e.samplesPerSecond ?? 0 },
@@ -37,7 +37,7 @@ function refusals(e) {
 // its TTL has passed, whether or not the relay was asked since.
 function stateAt(e, now) {
   const said = e.state ?? (e.silent ? "silent" : "live");
-  if ((said === "live" || said === "late") && e.ttlSeconds != null && now >= Date.parse(e.lastSeen) + e.ttlSeconds * 1000) return "silent";
+  if ((said === "live" || said === "late") && e.ttlSeconds != null && now >= e.seenAt + e.ttlSeconds * 1000) return "silent";
   return said;
 }
 
@@ -203,7 +203,7 @@ export function edgesView(root, state) {
       text(cells.series, count(e.liveSeries));
       text(number, rate(e.samplesPerSecond));
       line.update(rates.get(name) ?? []);
-      text(cells.ttl, e.lastSeen ? (e.ttlSeconds == null ? "for ever" : span(e.ttlSeconds)) : "–");
+      text(cells.ttl, e.seenAt ? (e.ttlSeconds == null ? "for ever" : span(e.ttlSeconds)) : "–");
       text(cells.every, e.pushIntervalSeconds ? rough(e.pushIntervalSeconds) : "–");
       trouble(cells.trouble, e);
       const shown = open.has(name);
@@ -220,8 +220,8 @@ export function edgesView(root, state) {
         text(word, s);
         badge.title = states[s];
       }
-      text(cells.seen, e.lastSeen ? ago((now - Date.parse(e.lastSeen)) / 1000, rough) : "never");
-      text(cells.age, e.newestSample ? rough(Math.max(0, (now - Date.parse(e.newestSample)) / 1000)) : "–");
+      text(cells.seen, e.seenAt ? ago((now - e.seenAt) / 1000, rough) : "never");
+      text(cells.age, e.newestAt ? rough(Math.max(0, (now - e.newestAt) / 1000)) : "–");
       return changed;
     }
     return { node, update, tick };
@@ -235,7 +235,7 @@ export function edgesView(root, state) {
       const sort = params.get("sort") ?? "";
       down = sort.startsWith("-");
       by = columns.find((c) => c.key === sort.replace("-", "")) ?? columns[0];
-      if (state.edges) draw();
+      if (list.length > 0) draw();
     },
     show() {
       if (!state.edges) return;
@@ -245,6 +245,8 @@ export function edgesView(root, state) {
       const after = new Map();
       for (const e of list) {
         names.add(e.name);
+        e.seenAt = Date.parse(e.lastSeen) || 0; // 0: never
+        e.newestAt = Date.parse(e.newestSample) || 0;
         after.set(e.name, stateAt(e, now));
         const seen = rates.get(e.name) ?? [];
         seen.push(e.samplesPerSecond ?? 0);
@@ -296,8 +298,8 @@ function trouble(cell, e) {
 function fillDetails(box, e, now) {
   const line = (name, ...what) => el("div", {}, el("dt", {}, name), el("dd", {}, ...what));
   const facts = el("dl", { className: "facts" });
-  if (e.lastSeen) {
-    const seen = Date.parse(e.lastSeen);
+  if (e.seenAt) {
+    const seen = e.seenAt;
     const left = e.ttlSeconds == null ? null : seen / 1000 + e.ttlSeconds - now / 1000;
     facts.append(line("Last accepted request", clock(new Date(seen)) + ", with a TTL of " + (e.ttl ?? "")));
     facts.append(line(left != null && left <= 0 ? "Silent since" : "Silent", left == null ? "never: its TTL does not end" : left > 0 ? "in " + span(left) + " unless it pushes" : span(-left)));
