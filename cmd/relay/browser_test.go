@@ -35,6 +35,7 @@ func TestProcessPage(t *testing.T) {
 		t.Skip("set RELAY_E2E=1, with the programs that CONTRIBUTING.md names in $RELAY_TOOLS")
 	}
 	t.Run("FirstRun", pageFirstRun)
+	t.Run("Refused", pageRefused)
 	t.Run("Series", pageSeries)
 	t.Run("Hostile", pageHostile)
 	t.Run("Many", pageMany)
@@ -245,6 +246,29 @@ remote_write:
 	if !eval[bool](b, "globalThis.sameDocument === true") {
 		t.Error("the page was loaded again")
 	}
+}
+
+// An edge of which nothing was ever taken turns the page to life, too, and says why. Two
+// that write the same series are named.
+func pageRefused(t *testing.T) {
+	base := startBinary(t)
+	b := openBrowser(t)
+	b.size(1280, 800)
+	b.open(base + "/")
+	b.until("the notice that it waits", `document.querySelector("#waiting").offsetHeight > 0`)
+	if code := pushLabels(t, base, "shop-17", "5m", time.Now().Add(time.Hour), map[string]string{"__name__": "up"}); code != 400 {
+		t.Fatalf("answered %d", code)
+	}
+	b.until("the edge, refused", pageRow("shop-17")+`?.dataset.state === "refused"`)
+	if text := eval[string](b, pageRow("shop-17")+`.querySelector(".of-trouble").innerText`); !strings.Contains(text, "1 refused: too_far_in_future") || !strings.Contains(text, "up") {
+		t.Errorf("its trouble is %q", text)
+	}
+	for i := range 4 {
+		pushLabels(t, base, "shop-"+strconv.Itoa(18+i%2), "5m", time.Now(), map[string]string{"__name__": "same"})
+	}
+	eval[chromedp.Void](b, `location.hash = "#relay"`)
+	b.until("who writes the same series", `/shop-18 and shop-19: same|shop-19 and shop-18: same/.test(document.querySelector(".contested:not([hidden])")?.innerText)`)
+	b.picture("contested")
 }
 
 // pushLabels pushes one sample of each series, a map of labels each, as an edge, and

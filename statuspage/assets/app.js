@@ -75,7 +75,7 @@ async function poll() {
   if (asking || document.hidden) return;
   asking = true;
   try {
-    const wantsEdges = state.current === "edges" || state.known == null;
+    const wantsEdges = state.current === "edges" || !state.known; // an edge of which all is refused is in that list alone
     const [status, edges] = await Promise.all([ask("status"), wantsEdges ? ask("edges") : null]);
     take(status.data, edges?.data);
     failures = 0;

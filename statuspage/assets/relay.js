@@ -15,12 +15,16 @@ export function relayView(root, state) {
   };
   const limits = el("div", { className: "limits" });
   const cards = el("div", { className: "cards" });
+  const pairs = el("ul");
+  const contested = el("div", { className: "card contested", hidden: true }, el("h2", {}, "Series that two edges write"),
+    el("p", { className: "note" }, "The latest sample is shown, whoever sent it. Give each edge an external label of its own."), pairs);
   const find = el("input", { type: "search", placeholder: "part of a flag", "aria-label": "Filter flags", autocomplete: "off", spellcheck: false, oninput: drawFlags });
   const flags = el("tbody");
   root.append(el("h1", { className: "unseen" }, "Relay"),
     el("div", { className: "plots" }, ...Object.values(plots).map((p) => p.node)),
     cards,
     el("div", { className: "card" }, el("h2", {}, "Limits"), limits),
+    contested,
     el("details", { className: "card" }, el("summary", {}, el("h2", {}, "Flags")), find,
       el("table", { className: "flags" }, el("caption", { className: "unseen" }, "Flags"), el("thead", { className: "unseen" }, el("tr", {}, el("th", { scope: "col" }, "Flag"), el("th", { scope: "col" }, "Value"))), flags)));
   const made = new Map();
@@ -54,6 +58,7 @@ export function relayView(root, state) {
     ]);
     facts("Held", [
       ["Live series", count(series.live)], ["Held, with those not forgotten", count(series.held)], ["Metric names", count(series.metrics)], ["Families with metadata", count(series.families)],
+      ["Expired without a scrape", series.expiredUnscraped == null ? null : count(series.expiredUnscraped)],
     ]);
     facts("Last scrape", [
       ["When", since(scrape.lastAt)], ["Took", scrape.lastDurationSeconds == null ? null : span(scrape.lastDurationSeconds, true)],
@@ -91,6 +96,16 @@ export function relayView(root, state) {
     }
   }
 
+  let drawnPairs = "";
+  function drawContested() {
+    const list = state.status.contested ?? [];
+    const now = JSON.stringify(list);
+    if (now === drawnPairs) return;
+    drawnPairs = now;
+    show(contested, list.length > 0);
+    pairs.replaceChildren(...list.map((c) => el("li", {}, c.edges.join(" and "), ": ", el("a", { href: "#series?" + new URLSearchParams({ match: c.series }) }, el("code", {}, c.series)))));
+  }
+
   let drawnFlags = "";
   function drawFlags() {
     const all = Object.entries(state.status?.flags ?? {}).sort(([a], [b]) => (a < b ? -1 : 1));
@@ -110,6 +125,7 @@ export function relayView(root, state) {
     }
     drawCards(state.now());
     drawLimits();
+    drawContested();
     drawFlags();
   }
   return { root, enter: draw, show: draw, tick: (now) => drawCards(now) };
