@@ -37,10 +37,7 @@ type checkpoint struct {
 
 // checkpoints lists them, the newest first.
 func (e *engine) checkpoints(ctx context.Context) ([]checkpoint, error) {
-	list, err := e.store.List(ctx)
-	if errors.Is(err, jetstream.ErrNoObjectsFound) {
-		return nil, nil
-	}
+	list, err := e.objects(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list checkpoints: %w", err)
 	}
@@ -144,11 +141,10 @@ func writeCheckpoint(w io.Writer, dump func(func([]byte) error) error) error {
 // loadCheckpoint reads one to its end. What was handed out before an error was
 // good.
 func (e *engine) loadCheckpoint(ctx context.Context, c checkpoint, load func([]byte) error) error {
-	obj, err := e.store.Get(ctx, c.name)
+	obj, err := e.object(ctx, c.name)
 	if err != nil {
 		return err
 	}
-	defer obj.Close()
 	return readCheckpoint(obj, load)
 }
 

@@ -70,6 +70,18 @@ func (j *Journal) Replay(ctx context.Context, load func(piece []byte) error, app
 		j.log.Error("The journal lacks records between the checkpoint and the stream", "from", want, "to", first-1)
 		p.Lost += first - want
 	}
+	if p.Checkpoint <= last && bad == 0 && len(checkpoints) > 0 {
+		// What the older checkpoint needs is kept: if it is not there, blocks of the
+		// stream have gone, and nobody knows what was in them.
+		older := uint64(0)
+		if len(checkpoints) > 1 {
+			older = checkpoints[1].cut
+		}
+		if older < p.Checkpoint && first > older+1 {
+			j.log.Error("The journal's stream is damaged: what was acknowledged since its checkpoint may be lost", "checkpoint", p.Checkpoint, "from", older+1, "to", first-1)
+			p.Damaged++
+		}
+	}
 	j.mu.Lock()
 	j.last = last
 	j.mu.Unlock()

@@ -1,0 +1,134 @@
+package journal
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A store with everything in it is damaged file by file: cut, flipped, emptied,
+// taken away. It starts, has what is not damaged, counts what is, and goes on. Never
+// is it silently an empty one.
+func TestSurgery(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some hundred starts")
+	}
+	whole := t.TempDir()
+	j := open(t, whole)
+	const n = 60
+	for i := range n {
+		j.mustAppend(t, record(i))
+		if i == 19 || i == 39 {
+			if err := j.Checkpoint(t.Context(), dumpOf(fmt.Sprint("up to ", i), strings.Repeat(fmt.Sprint(i), 1000))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	j.Close()
+	var files []string
+	err := filepath.WalkDir(whole, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() && d.Name() != "lock" {
+			rel, _ := filepath.Rel(whole, path)
+			files = append(files, rel)
+		}
+		return err
+	})
+	if err != nil || len(files) < 8 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		t.Run(strings.ReplaceAll(file, "/", "_"), func(t *testing.T) {
+			t.Parallel()
+			data, err := os.ReadFile(filepath.Join(whole, file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			damages := map[string][]byte{"emptied": {}, "taken away": nil, "with garbage behind": append(slices.Clone(data), "\x17garbage\x00\xff and more of it"...)}
+			for step := range 5 {
+				at := at(data, step)
+				damages[fmt.Sprint("cut at ", at)] = slices.Clone(data[:at])
+				flipped := slices.Clone(data)
+				for i := range min(3, len(data)-at) {
+					flipped[at+i] ^= 0x21
+				}
+				damages[fmt.Sprint("flipped at ", at)] = flipped
+				zeroed := slices.Clone(data)
+				clear(zeroed[at:min(at+64, len(data))])
+				damages[fmt.Sprint("zeroed at ", at)] = zeroed
+			}
+			for what, bad := range damages {
+				surgery(t, whole, file, what, data, bad, n)
+			}
+		})
+	}
+}
+
+// at is where the damages of a file are.
+func at(data []byte, step int) int { return len(data) * step / 5 }
+
+func surgery(t *testing.T, whole, file, what string, data, bad []byte, n int) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(whole)); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, file)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if bad != nil {
+		if err := os.WriteFile(path, bad, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j, err := Open(Options{Path: dir, MaxBytes: 64 << 20})
+	if err != nil {
+		t.Errorf("%s %s: it does not start: %v", file, what, err)
+		return
+	}
+	pieces, records, p := replayed(t, j)
+	have := map[int64]bool{}
+	for _, r := range records {
+		have[r.Received] = true
+	}
+	upTo := -1
+	for _, piece := range pieces {
+		fmt.Sscanf(piece, "up to %d", &upTo)
+	}
+	missing := 0
+	for i := upTo + 1; i < n; i++ {
+		if !have[int64(i)] {
+			missing++
+		}
+	}
+	inStream, inObjects := strings.Contains(file, "/RELAY/msgs/"), strings.Contains(file, "/OBJ_relay-checkpoints/msgs/")
+	switch {
+	case missing > 0 && p.Whole():
+		t.Errorf("%s %s: %d records are missing, and nothing says so: %+v", file, what, missing, p)
+	case missing > 20 && inObjects, missing > 0 && !inStream && !inObjects:
+		// The two checkpoints are in one block here: a damage at its beginning takes both,
+		// and with them what only they have.
+		t.Errorf("%s %s: %d records are missing, and are not damaged: %+v", file, what, missing, p)
+	case missing > 0 && inObjects && strings.HasSuffix(what, fmt.Sprint(" at ", at(data, 4))):
+		t.Errorf("%s %s: the newest checkpoint is damaged, and the older one is not taken", file, what)
+	case inStream && upTo != 39:
+		t.Errorf("%s %s: a checkpoint is not damaged, and up to %d is loaded", file, what, upTo)
+	}
+	// It goes on, and what it takes now is there at the next start.
+	if !p.Whole() {
+		if err := j.Checkpoint(t.Context(), dumpOf("up to 39", "after the damage")); err != nil {
+			t.Errorf("%s %s: %v", file, what, err)
+		}
+	}
+	j.mustAppend(t, record(1000))
+	j.Close()
+	j = open(t, dir)
+	_, records, _ = replayed(t, j)
+	j.Close()
+	if len(records) == 0 || records[len(records)-1].Received != 1000 {
+		t.Errorf("%s %s: what was acknowledged afterwards is lost, of %d records", file, what, len(records))
+	}
+}
