@@ -321,6 +321,81 @@ func TestNotVerifiedInTime(t *testing.T) {
 	}
 }
 
+// restart lets n edges of a file with passwords in at once, each from an address of
+// its own, as after a restart of the relay. Who is told 503 tries again after a
+// pause. It returns how often which answer was given until all are in.
+func restart(t testing.TB, g *Guard, n int, patience, pause time.Duration) map[string]int {
+	var mu sync.Mutex
+	answers := map[string]int{}
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() {
+			for {
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				name := fmt.Sprint("e", i)
+				got := ask(g, fmt.Sprintf("10.%d.%d.1", i/250, i%250), func(r *http.Request) {
+					*r = *r.WithContext(ctx)
+					r.SetBasicAuth(name, "p")
+				})
+				cancel()
+				if got == name {
+					got = "in"
+				}
+				mu.Lock()
+				answers[got]++
+				mu.Unlock()
+				if got != "503" {
+					return
+				}
+				time.Sleep(pause)
+			}
+		})
+	}
+	all.Wait()
+	return answers
+}
+
+// manyPasswords are edges that have one password, hashed at a cost.
+func manyPasswords(t testing.TB, n, cost int) *Guard {
+	t.Helper()
+	h, err := bcrypt.GenerateFromPassword([]byte("p"), cost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	b.WriteString("edges:\n")
+	for i := range n {
+		fmt.Fprintf(&b, "- name: e%d\n  basic_auth: {password_hash: %q}\n", i, h)
+	}
+	g, _, _ := guarding(t, b.String())
+	return g
+}
+
+// After a restart every edge with a password wants to be verified at once: those
+// whose turn does not come are told 503, never 401, which would make their senders
+// drop what they have.
+func TestRestartWithManyPasswords(t *testing.T) {
+	const n = 40
+	answers := restart(t, manyPasswords(t, n, 6), n, 50*time.Millisecond, 10*time.Millisecond)
+	if answers["in"] != n || answers["503"] == 0 || len(answers) != 2 {
+		t.Errorf("answered %v", answers)
+	}
+}
+
+// BenchmarkRestart is a restart with 10,000 edges in the file, of which 500 with a
+// password of the usual cost come at once: see docs/performance.md.
+func BenchmarkRestart(b *testing.B) {
+	g := manyPasswords(b, 10_000, 10)
+	for b.Loop() {
+		g.verified.Purge()
+		answers := restart(b, g, 500, verifyWait, 5*time.Second)
+		if answers["in"] != 500 {
+			b.Fatalf("answered %v", answers)
+		}
+		b.ReportMetric(float64(answers["503"]), "503s/op")
+	}
+}
+
 // Rates are held to, outlive a reload that leaves them as they are, and a request
 // that never fits is told so.
 func TestRates(t *testing.T) {
