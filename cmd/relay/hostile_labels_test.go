@@ -93,17 +93,11 @@ func hostileLabels(t *testing.T) {
 		a.shows(23, "__name__", html)
 		a.shows(23, "__name__", "h23", "v", html, html, "x")
 		for _, path := range []string{"/", "/metrics", "/api/v1/edges", "/api/v1/sd", "/api/v1/status", "/api/v1/metrics", "/api/v1/series?match[]=h23", "/api/v1/series?match[]=" + html, "/" + html} {
-			res, err := s.sentinel.scraper.Get(s.web + strings.ReplaceAll(path, " ", "%20"))
-			if err != nil {
-				a.Fatal(err)
-			}
-			body, _ := io.ReadAll(res.Body)
-			res.Body.Close()
-			media := res.Header.Get("Content-Type")
-			if strings.Contains(media, "html") && bytes.Contains(body, []byte("<img")) {
+			body, media, nosniff := s.fetch(a, path)
+			if strings.Contains(media, "html") && strings.Contains(body, "<img") {
 				a.Errorf("%s shows it as it is:\n%.300s", path, body)
 			}
-			if !strings.Contains(media, "html") && bytes.Contains(body, []byte("onerror")) && res.Header.Get("X-Content-Type-Options") != "nosniff" {
+			if !strings.Contains(media, "html") && strings.Contains(body, "onerror") && !nosniff {
 				a.Errorf("%s, %s, may be taken for HTML", path, media)
 			}
 		}
@@ -313,6 +307,21 @@ func (s *siege) raw(a *attack, accept string) (body []byte, media string) {
 		a.Fatal(err)
 	}
 	return body, res.Header.Get("Content-Type")
+}
+
+// fetch is a page of the web listener.
+func (s *siege) fetch(a *attack, path string) (body, media string, nosniff bool) {
+	a.Helper()
+	res, err := s.sentinel.scraper.Get(s.web + strings.NewReplacer(" ", "%20", `"`, "%22").Replace(path))
+	if err != nil {
+		a.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		a.Fatal(err)
+	}
+	return string(text), res.Header.Get("Content-Type"), res.Header.Get("X-Content-Type-Options") == "nosniff"
 }
 
 // hostileTime is about times and values.

@@ -436,6 +436,32 @@ func hostileOpen(t *testing.T) {
 		a.moved["relay_series_owner_changes_total"] = 1
 		a.shows(2, "__name__", "h81")
 	})
+	s.run("95 HTML in what is shown of quarrels and refusals", func(a *attack) {
+		const html = `<img src=x onerror=h95()>`
+		for round := range 6 {
+			a.wants(a.push(one(float64(round), "__name__", "h95", "v", html)), 204)
+			time.Sleep(2 * time.Millisecond)
+			a.wants(a.write(v1Of(a, one(float64(round), "__name__", "h95", "v", html)), "X-Relay-Edge", "stranger-1"), 204)
+			time.Sleep(2 * time.Millisecond)
+			a.wants(a.push(one(1, "__name__", "h95", "__v", html)), 400)
+			a.wants(a.write(v1Of(a, one(1, "__name__", "h95")), "X-Relay-Edge", html), 400)
+			a.wants(a.write(v1Of(a, one(1, "__name__", "h95")), "X-Relay-TTL", html), 400)
+		}
+		a.refusedSamples("label_invalid", 6)
+		a.refused("edge", 6)
+		a.refused("ttl", 6)
+		a.may["relay_series_owner_changes_total"] = true
+		a.shows(5, "__name__", "h95", "v", html)
+		for _, path := range []string{"/", "/?edge=" + html, "/edge/stranger-1", "/edge/" + html, "/api/v1/edges", "/api/v1/status", "/api/v1/series?match[]=h95", "/api/v1/explain?series=" + html, `/api/v1/explain?series=h95{v="` + html + `"}`} {
+			body, media, nosniff := s.fetch(a, path)
+			if strings.Contains(media, "html") && strings.Contains(body, "<img src") {
+				a.Errorf("%s shows it as it is:\n%.300s", path, body[max(0, strings.Index(body, "<img src")-100):])
+			}
+			if !strings.Contains(media, "html") && strings.Contains(body, "<img") && !nosniff {
+				a.Errorf("%s, %s, may be taken for HTML", path, media)
+			}
+		}
+	})
 	s.run("82 addresses that somebody claims", func(a *attack) {
 		// Nobody's X-Forwarded-For counts without --web.trusted-proxies.
 		for _, xff := range []string{"203.0.113.7", "127.0.0.2", "h0stile", strings.Repeat("1.1.1.1,", 1000)} {
