@@ -30,8 +30,8 @@ lint: ## vet and staticcheck
 	go vet ./...
 	go run honnef.co/go/tools/cmd/staticcheck@v0.7.0 ./...
 
-e2e: ## real Prometheus, vmagent and Telegraf on loopback; see CONTRIBUTING.md
-	RELAY_E2E=1 go test ./cmd/relay -run 'TestProcess|TestCrash' -count=1
+e2e: ## real Prometheus, vmagent, Telegraf and nats-server on loopback; see CONTRIBUTING.md
+	RELAY_E2E=1 go test ./cmd/relay -run 'TestProcess|TestCluster|TestCrash' -count=1
 
 sampling: ## what the centre misses at equal and half intervals, 12 minutes
 	RELAY_SAMPLING=12m go test ./cmd/relay -run TestSampling -count=1 -timeout 30m -v

@@ -1,6 +1,9 @@
 package edges
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // An election is which replica of a pair is listened to.
 type election struct {
@@ -36,6 +39,30 @@ func (r *Registry) Elect(pair, replica string, received time.Time, s Span) (take
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := received.UnixMilli()
+	taken, elected := r.verdict(pair, replica, now, s)
+	if !elected {
+		return taken, false
+	}
+	e, known := r.pairs[pair]
+	if !known && len(r.pairs) >= r.limit {
+		r.forgetPairs(now)
+	}
+	// Until something is taken from it: it may be refused for another reason.
+	r.pairs[pair] = election{Replica: replica, At: now, Window: maxFailover.Milliseconds(), TTL: e.TTL, Newest: e.Newest}
+	return true, known
+}
+
+// Listens reports what Elect would, and elects nobody.
+func (r *Registry) Listens(pair, replica string, received time.Time, s Span) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	taken, _ := r.verdict(pair, replica, received.UnixMilli(), s)
+	return taken
+}
+
+// verdict says whether a request is taken, and whether its replica is elected with
+// it.
+func (r *Registry) verdict(pair, replica string, now int64, s Span) (taken, elected bool) {
 	e, known := r.pairs[pair]
 	switch {
 	case known && e.Replica == replica:
@@ -46,12 +73,8 @@ func (r *Registry) Elect(pair, replica string, received time.Time, s Span) (take
 		return false, false
 	case known && s.Oldest <= e.Newest && now-e.At <= e.TTL:
 		return false, false
-	case !known && len(r.pairs) >= r.limit:
-		r.forgetPairs(now)
 	}
-	// Until something is taken from it: it may be refused for another reason.
-	r.pairs[pair] = election{Replica: replica, At: now, Window: maxFailover.Milliseconds(), TTL: e.TTL, Newest: e.Newest}
-	return true, known
+	return true, true
 }
 
 // Elected notes that something was taken from a replica: when it was received, with
@@ -76,18 +99,22 @@ func (r *Registry) elected(pair string, e election) {
 	r.pairs[pair] = e
 }
 
-// forgetPairs makes room: of what could be elected anew at any time, or of
-// something.
+// forgetPairs makes room: of what could be elected anew at any time, else of those
+// that were last taken from the longest ago. Relays that share a journal forget the
+// same.
 func (r *Registry) forgetPairs(now int64) {
 	for pair, e := range r.pairs {
 		if now-e.At > e.Window && now-e.At > e.TTL {
 			delete(r.pairs, pair)
 		}
 	}
-	for pair := range r.pairs {
-		if len(r.pairs) < r.limit {
-			return
+	for len(r.pairs) >= r.limit && len(r.pairs) > 0 {
+		oldest := ""
+		for pair, e := range r.pairs {
+			if o := r.pairs[oldest]; oldest == "" || cmp.Or(cmp.Compare(e.At, o.At), cmp.Compare(pair, oldest)) < 0 {
+				oldest = pair
+			}
 		}
-		delete(r.pairs, pair)
+		delete(r.pairs, oldest)
 	}
 }

@@ -49,9 +49,12 @@ func (h *Handler) Delete(ctx context.Context, q series.Query, dry bool) (n int, 
 		err := h.opts.Store.Scan(time.Now(), q, &count)
 		return count.n, err
 	}
-	// In turn with pushes to groups, which do not merge.
-	h.pusher.turn.Lock()
-	defer h.pusher.turn.Unlock()
+	if !h.opts.Shared {
+		// In turn with pushes to groups, which do not merge. A shared journal has turns of
+		// its own.
+		h.pusher.turn.Lock()
+		defer h.pusher.turn.Unlock()
+	}
 	now := time.Now()
 	v := &chosen{received: now.UnixMilli()}
 	if err := h.opts.Store.Scan(now, q, v); err != nil {

@@ -42,6 +42,11 @@ type Options struct {
 	// Journal takes each request before it is answered; nil: none does.
 	Journal Journal
 
+	// Shared says that other relays write the journal, too. Then it calls apply, and
+	// Replay with what they write, in one order that is the same for all, and what
+	// depends on order is decided there: elections, and pushes to groups.
+	Shared bool
+
 	// Edges is told of each accepted request, and elects the replicas of pairs; nil:
 	// nobody is told, and all are taken.
 	Edges *edges.Registry
@@ -98,6 +103,7 @@ type Handler struct {
 	pusher   *Pusher
 	replayed []byte // the body being replayed
 
+	warned   atomic.Int64 // when it was last said that the journal takes nothing
 	draining atomic.Bool
 	inflight sync.WaitGroup
 	gate     sync.RWMutex // orders draining and inflight.Add
@@ -347,7 +353,8 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version, from *
 	if bad != nil {
 		return none, bad
 	}
-	defer done()
+	turn := sync.OnceFunc(done)
+	defer turn()
 	raw, bad := h.decompress(r.Context(), body)
 	if bad != nil {
 		return none, bad
@@ -362,7 +369,7 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version, from *
 		return none, refuse(http.StatusBadRequest, "malformed", "cannot read the request as remote write %s: %v; nothing of it was applied", v, err)
 	}
 	pair, replica := from.replica(batch)
-	if !h.elect(pair, replica, now, batch) {
+	if !h.listens(pair, replica, now, batch) {
 		res := batch.Tally()
 		res.Deduplicated = true
 		h.took(from.edge, now, &res)
@@ -376,19 +383,27 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version, from *
 	}
 	var res series.Result
 	apply := func() {
+		if h.opts.Shared && !h.elect(pair, replica, now, batch) {
+			res = batch.Tally()
+			res.Deduplicated = true
+			h.took(from.edge, now, &res)
+			return
+		}
 		res = batch.Commit()
 		h.took(from.edge, now, &res)
 		h.elected(pair, replica, now, &res, batch)
 	}
 	if h.opts.Journal != nil && batch.Accepted() {
+		if h.opts.Shared {
+			turn() // a cluster is waited for, not a processor
+		}
 		d := batch.Decision()
 		err := h.opts.Journal.Append(r.Context(), &journal.Record{
 			Kind: v.kind(), Edge: from.edge, Forced: from.terms.Forced, Dropped: from.terms.Dropped, Pair: pair, Replica: replica, Received: now.UnixMilli(), TTL: int64(d.TTL), MinTTL: int64(d.MinTTL), MaxTTL: int64(d.MaxTTL),
 			Refused: d.Refused, Body: body.bytes(),
 		}, apply)
 		if err != nil {
-			h.log.Warn("Request not taken", "err", err)
-			return none, refuse(http.StatusServiceUnavailable, "journal", "%v", err)
+			return none, h.untaken(err)
 		}
 	} else {
 		apply()
@@ -397,6 +412,20 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version, from *
 		w.Header().Set("X-Relay-TTL", res.Granted.String())
 	}
 	return res, nil
+}
+
+// warnEvery is how often it is said that the journal takes nothing: thousands may try
+// again and again.
+const warnEvery = 10 * time.Second
+
+// untaken is the answer to what the journal did not take.
+func (h *Handler) untaken(err error) *refusal {
+	level, now := slog.LevelDebug, time.Now().UnixNano()
+	if last := h.warned.Load(); now-last > int64(warnEvery) && h.warned.CompareAndSwap(last, now) {
+		level = slog.LevelWarn
+	}
+	h.log.Log(context.Background(), level, "Request not taken", "err", err)
+	return refuse(http.StatusServiceUnavailable, "journal", "%v", err)
 }
 
 // kind is the version in the journal.
@@ -408,7 +437,7 @@ func (v version) kind() journal.Kind {
 }
 
 // Replay applies a record of the journal as it was applied when it was taken.
-// Calls may not overlap.
+// Calls may not overlap, nor with those of apply where the journal is shared.
 func (h *Handler) Replay(r *journal.Record) error {
 	v := v1
 	switch r.Kind {
@@ -416,7 +445,8 @@ func (h *Handler) Replay(r *journal.Record) error {
 	case journal.WriteV2:
 		v = v2
 	case journal.GroupReplace, journal.GroupMerge, journal.GroupDelete, journal.Wipe:
-		return h.pusher.replay(r)
+		_, err := h.pusher.replay(r)
+		return err
 	case journal.SeriesDelete:
 		return h.replayDelete(r)
 	default:
@@ -439,8 +469,11 @@ func (h *Handler) Replay(r *journal.Record) error {
 	if err := h.decode(v, raw, batch, math.MaxInt); err != nil {
 		return err
 	}
-	res := batch.Commit()
 	received := time.UnixMilli(r.Received)
+	if h.opts.Shared && !h.elect(r.Pair, r.Replica, received, batch) {
+		return nil // its relay did not know yet
+	}
+	res := batch.Commit()
 	h.saw(r.Edge, received, &res)
 	h.elected(r.Pair, r.Replica, received, &res, batch)
 	return nil
@@ -482,6 +515,20 @@ func (h *Handler) tookNothing(from *sender, bad *refusal) {
 		f.Edge = from.claimed
 	}
 	h.opts.Edges.TookNothing(f, from.edge != "")
+}
+
+// listens reports whether a request of a replica is to be taken, or where the
+// journal is shared, whether that is to be asked when its turn comes: until then
+// nobody is elected.
+func (h *Handler) listens(pair, replica string, now time.Time, batch *series.Batch) bool {
+	if !h.opts.Shared {
+		return h.elect(pair, replica, now, batch)
+	}
+	if h.opts.Edges == nil || pair == "" {
+		return true
+	}
+	oldest, newest, live := batch.Span()
+	return h.opts.Edges.Listens(pair, replica, now, edges.Span{Oldest: oldest, Newest: newest, Live: live})
 }
 
 // elect reports whether a request of a replica is to be taken.

@@ -46,7 +46,9 @@ type Pusher struct {
 	h   *Handler
 	ttl series.TTL // the default; 0: the store's
 
-	// turn orders pushes: in the journal and in the store alike.
+	// turn orders pushes: in the journal and in the store alike. Where the journal is
+	// shared the order is the journal's, and turn keeps pushes apart that are checked
+	// and applied.
 	turn sync.Mutex
 	once sync.Once
 }
@@ -148,54 +150,90 @@ func (p *Pusher) take(w http.ResponseWriter, r *http.Request, from *sender) (int
 	return http.StatusOK, nil
 }
 
-// apply journals and applies one push, in turn.
+// apply checks, journals and applies one push, in turn.
 func (p *Pusher) apply(ctx context.Context, rec *journal.Record, from *sender, raw []byte) (res series.Result, bad *refusal) {
-	p.turn.Lock()
-	defer p.turn.Unlock()
-	store := p.h.opts.Store
-	group := &series.Group{Scope: rec.Scope, Labels: rec.Group}
-	if rec.Kind == journal.GroupDelete && !store.HasGroup(group) {
-		return res, nil
+	journaled := func(apply func()) *refusal {
+		if err := p.h.opts.Journal.Append(ctx, rec, apply); err != nil {
+			return p.h.untaken(err)
+		}
+		p.h.metrics.observePush(&res)
+		return nil
 	}
-	now := time.Now()
-	rec.Received = now.UnixMilli()
-	batch, err := p.batch(rec, series.Request{Edge: rec.Edge, TTL: from.ttl, Received: now, Now: now, Group: group, Terms: from.terms}, raw)
+	if !p.h.opts.Shared {
+		bad = p.check(rec, from, raw, func(commit func() series.Result) *refusal {
+			if p.h.opts.Journal != nil {
+				return journaled(func() { res = commit() })
+			}
+			res = commit()
+			p.h.metrics.observePush(&res)
+			return nil
+		})
+		return res, bad
+	}
+	// What others have pushed before its turn is not known yet: it is read again then.
+	if bad := p.check(rec, from, raw, func(func() series.Result) *refusal { return nil }); bad != nil {
+		return res, bad
+	}
+	var err error
+	clamped := rec.TTL != int64(from.ttl)
+	apply := func() {
+		if res, err = p.replay(rec); rec.Kind != journal.GroupDelete {
+			res.Clamped = clamped
+			p.h.took(rec.Edge, time.UnixMilli(rec.Received), &res)
+		}
+	}
+	if bad := journaled(apply); bad != nil {
+		return res, bad
+	}
 	if err != nil {
 		return res, refuse(http.StatusBadRequest, "malformed", "%v; nothing was changed", err)
 	}
+	return res, nil
+}
+
+// check takes a push apart and completes its record; if it is to be taken, then is
+// called with what commits it. Nobody else's turn comes until that returns.
+func (p *Pusher) check(rec *journal.Record, from *sender, raw []byte, then func(commit func() series.Result) *refusal) *refusal {
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	now := time.Now()
+	rec.Received = now.UnixMilli()
+	group := &series.Group{Scope: rec.Scope, Labels: rec.Group}
+	if rec.Kind == journal.GroupDelete && !p.h.opts.Store.HasGroup(group) {
+		if p.h.opts.Shared { // another relay may know it
+			rec.TTL, rec.MinTTL, rec.MaxTTL = 1, 1, int64(series.Forever)
+			return then(nil)
+		}
+		return nil
+	}
+	batch, err := p.batch(rec, series.Request{Edge: rec.Edge, TTL: from.ttl, Received: now, Now: now, Group: group, Terms: from.terms}, raw)
+	if err != nil {
+		return refuse(http.StatusBadRequest, "malformed", "%v; nothing was changed", err)
+	}
 	defer batch.Release()
 	if bad := from.allowSamples(now, batch.Len()); bad != nil {
-		return res, bad
+		return bad
 	}
 	if all := batch.Prepare(); all.Refused() > 0 {
 		bad := refuse(http.StatusBadRequest, "series", "%v; nothing was changed", all.First)
 		bad.first = all.First
-		return res, bad
+		return bad
 	}
 	if twice := batch.Duplicate(); twice != "" {
-		return res, refuse(http.StatusBadRequest, "duplicate", "%s is pushed twice in one request; nothing was changed", twice)
+		return refuse(http.StatusBadRequest, "duplicate", "%s is pushed twice in one request; nothing was changed", twice)
 	}
-	commit := func() {
-		res = batch.Commit()
+	d := batch.Decision()
+	rec.TTL, rec.MinTTL, rec.MaxTTL = int64(d.TTL), int64(d.MinTTL), int64(d.MaxTTL)
+	if raw != nil && p.h.opts.Journal != nil {
+		rec.Body = snappy.Encode(nil, raw)
+	}
+	return then(func() series.Result {
+		res := batch.Commit()
 		if rec.Kind != journal.GroupDelete {
 			p.h.took(rec.Edge, now, &res)
 		}
-	}
-	if p.h.opts.Journal != nil {
-		d := batch.Decision()
-		rec.TTL, rec.MinTTL, rec.MaxTTL = int64(d.TTL), int64(d.MinTTL), int64(d.MaxTTL)
-		if raw != nil {
-			rec.Body = snappy.Encode(nil, raw)
-		}
-		if err := p.h.opts.Journal.Append(ctx, rec, commit); err != nil {
-			p.h.log.Warn("Push not taken", "err", err)
-			return res, refuse(http.StatusServiceUnavailable, "journal", "%v", err)
-		}
-	} else {
-		commit()
-	}
-	p.h.metrics.observePush(&res)
-	return res, nil
+		return res
+	})
 }
 
 // batch reads a push into a batch. The caller releases it.
@@ -219,42 +257,52 @@ func (p *Pusher) batch(rec *journal.Record, req series.Request, raw []byte) (*se
 }
 
 // replay applies a push of the journal.
-func (p *Pusher) replay(rec *journal.Record) error {
-	if rec.Kind == journal.Wipe {
-		p.wipe(rec)
-		return nil
-	}
+func (p *Pusher) replay(rec *journal.Record) (res series.Result, err error) {
 	var raw []byte
-	if rec.Kind != journal.GroupDelete {
+	switch rec.Kind {
+	case journal.GroupReplace, journal.GroupMerge:
 		n, err := snappy.DecodedLen(rec.Body)
 		if err != nil || n > maxReplayed {
-			return errors.Join(err, snappy.ErrCorrupt)
+			return res, errors.Join(err, snappy.ErrCorrupt)
 		}
 		if raw, err = snappy.Decode(nil, rec.Body); err != nil {
-			return err
+			return res, err
 		}
 	}
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	group := &series.Group{Scope: rec.Scope, Labels: rec.Group}
+	switch {
+	case rec.Kind == journal.Wipe:
+		p.wipe(rec)
+		return res, nil
+	case rec.Kind == journal.GroupDelete && !p.h.opts.Store.HasGroup(group):
+		return res, nil
+	}
 	batch, err := p.batch(rec, series.Request{
-		Edge: rec.Edge, Received: time.UnixMilli(rec.Received), Now: time.Now(), Group: &series.Group{Scope: rec.Scope, Labels: rec.Group},
+		Edge: rec.Edge, Received: time.UnixMilli(rec.Received), Now: time.Now(), Group: group,
 		Recorded: &series.Decision{TTL: series.TTL(rec.TTL), MinTTL: series.TTL(rec.MinTTL), MaxTTL: series.TTL(rec.MaxTTL)},
 		Terms:    series.Terms{Forced: rec.Forced},
 	}, raw)
 	if err != nil {
-		return err
+		return res, err
 	}
 	defer batch.Release()
-	res := batch.Commit()
+	res = batch.Commit()
 	if rec.Kind != journal.GroupDelete {
 		p.h.saw(rec.Edge, time.UnixMilli(rec.Received), &res)
 	}
-	return nil
+	return res, nil
 }
 
 // Wipe ends all groups, of everybody.
 func (p *Pusher) Wipe(ctx context.Context) error {
+	rec := &journal.Record{Kind: journal.Wipe, Received: time.Now().UnixMilli()}
+	if p.h.opts.Shared {
+		return p.h.opts.Journal.Append(ctx, rec, func() { p.replay(rec) })
+	}
 	p.turn.Lock()
 	defer p.turn.Unlock()
-	rec := &journal.Record{Kind: journal.Wipe, Received: time.Now().UnixMilli()}
 	if p.h.opts.Journal == nil {
 		p.wipe(rec)
 		return nil
@@ -262,6 +310,7 @@ func (p *Pusher) Wipe(ctx context.Context) error {
 	return p.h.opts.Journal.Append(ctx, rec, func() { p.wipe(rec) })
 }
 
+// wipe ends all groups that are known. In turn.
 func (p *Pusher) wipe(rec *journal.Record) {
 	store := p.h.opts.Store
 	for _, g := range store.Groups() {

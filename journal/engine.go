@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,18 +23,21 @@ const (
 	bucket     = "relay-checkpoints"
 
 	maxPayload = 8 << 20
-	maxBody    = 4 << 20         // longer ones are split: the engine refuses messages of 32 MiB
+	maxBody    = 4 << 20 // longer ones are split: the engine refuses messages of 32 MiB
+	maxRefused = 3 << 20 / binary.MaxVarintLen32
 	startTime  = 2 * time.Minute // a large store whose index is lost is read whole
 )
 
-// An engine is a running JetStream server and the connection to it.
+// An engine is JetStream, and the connection to it.
 type engine struct {
-	server *server.Server
-	conn   *nats.Conn
-	js     jetstream.JetStream
-	stream jetstream.Stream
-	store  jetstream.ObjectStore
-	direct server.StreamStore // the short way into the stream; nil: by the client
+	server     *server.Server // in this process; nil: in a cluster
+	conn       *nats.Conn
+	js         jetstream.JetStream
+	stream     jetstream.Stream
+	store      jetstream.ObjectStore
+	subject    string
+	maxMessage int                // of the stream; 0 or less: no limit but the server's
+	direct     server.StreamStore // the short way into the stream of this process; nil: by the client
 }
 
 // startEngine starts the server on a directory.
@@ -51,7 +55,7 @@ func startEngine(o *Options) (*engine, error) {
 	}
 	fatal := make(chan error, 1)
 	srv.SetLoggerV2(natsLogger{o.Logger, fatal}, false, false, false)
-	e := &engine{server: srv}
+	e := &engine{server: srv, subject: subject}
 	go srv.Start()
 	for deadline := time.Now().Add(startTime); !srv.ReadyForConnections(100 * time.Millisecond); {
 		select {
@@ -121,9 +125,15 @@ func (e *engine) publish(ctx context.Context, data []byte) (sequence uint64, err
 		sequence, _, err = e.direct.StoreMsg(subject, nil, data, 0)
 		return sequence, err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), appendTime)
-	defer cancel()
-	ack, err := e.js.Publish(ctx, subject, data, jetstream.WithRetryAttempts(0))
+	attempts := 0
+	if e.server == nil {
+		attempts = publishRetries
+	} else {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), appendTime)
+		defer cancel()
+	}
+	ack, err := e.js.Publish(ctx, e.subject, data, jetstream.WithRetryAttempts(attempts))
 	if err != nil {
 		return 0, err
 	}
@@ -139,6 +149,9 @@ func isFull(err error) bool {
 func (e *engine) close() {
 	if e.conn != nil {
 		e.conn.Close()
+	}
+	if e.server == nil {
+		return
 	}
 	e.server.Shutdown()
 	e.server.WaitForShutdown()

@@ -14,11 +14,13 @@ import (
 	"github.com/prometheus/prometheus/tsdb/fileutil"
 )
 
-// Options configure a [Journal]. Path is required.
+// Options configure a [Journal]. Path or Cluster is required.
 type Options struct {
 	Path       string // a directory of its own; made if missing
 	SyncAlways bool   // fsync before each acknowledgement: survives power loss, else kill -9 alone
 	MaxBytes   int64  // of the stream; over it Append refuses. 0: 16 GiB
+
+	Cluster *Cluster // where the records are; nil: in Path, by an engine in this process
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -45,6 +47,8 @@ type Journal struct {
 	appends  uint64
 
 	misnumbered map[string]bool // checkpoints of a stream that was lost
+	follow      *following      // of a stream that others write, too; nil: nobody does
+	due         chan struct{}
 	buffers     sync.Pool
 }
 
@@ -52,15 +56,33 @@ type Journal struct {
 const (
 	appendTime  = 5 * time.Second
 	reopenPause = time.Second
+
+	// publishRetries are for a stream without a leader, which nobody has heard: some
+	// 250 ms each.
+	publishRetries = 8
 )
 
-// Open locks the directory and starts the engine on it.
+// Open locks the directory and starts the engine on it. With a cluster it returns at
+// once, and connects for as long as it takes.
 func Open(opts Options) (*Journal, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	if opts.MaxBytes <= 0 {
 		opts.MaxBytes = 16 << 30
+	}
+	j := &Journal{
+		opts: opts, log: opts.Logger, inflight: map[uint64]uint64{},
+		broken: make(chan struct{}, 1), closing: make(chan struct{}), due: make(chan struct{}, 1),
+	}
+	if opts.Cluster != nil {
+		if err := opts.Cluster.Check(); err != nil {
+			return nil, err
+		}
+		j.follow = &following{parts: assembly{}, waiting: map[uint64]*waiter{}, behind: fmt.Errorf("%w: it is not replayed yet", ErrUnavailable)}
+		j.metrics = newMetrics(opts.Registerer, j)
+		j.closed.Go(j.keep)
+		return j, nil
 	}
 	l, err := lock(opts.Path)
 	if err != nil {
@@ -71,10 +93,7 @@ func Open(opts Options) (*Journal, error) {
 		l.Release()
 		return nil, fmt.Errorf("journal in %s: %w", opts.Path, err)
 	}
-	j := &Journal{
-		opts: opts, log: opts.Logger, lock: l, engine: e, inflight: map[uint64]uint64{},
-		broken: make(chan struct{}, 1), closing: make(chan struct{}),
-	}
+	j.lock, j.engine = l, e
 	j.metrics = newMetrics(opts.Registerer, j)
 	j.closed.Go(j.supervise)
 	return j, nil
@@ -93,6 +112,9 @@ func (j *Journal) Close() error {
 	if j.engine != nil {
 		j.engine.close()
 		j.engine = nil
+	}
+	if j.lock == nil {
+		return nil
 	}
 	return j.lock.Release()
 }
@@ -119,6 +141,9 @@ func (j *Journal) Append(ctx context.Context, r *Record, apply func()) error {
 	if e == nil {
 		return ErrUnavailable
 	}
+	if j.follow != nil {
+		return j.appendInTurn(ctx, e, r, apply)
+	}
 	j.mu.Lock()
 	j.appends++
 	id := j.appends
@@ -129,17 +154,20 @@ func (j *Journal) Append(ctx context.Context, r *Record, apply func()) error {
 		delete(j.inflight, id)
 		j.mu.Unlock()
 	}()
-	if err := j.publish(ctx, e, r); err != nil {
-		return err
+	if err := j.publish(ctx, e, r, 0); err != nil {
+		return j.failed(err)
 	}
 	apply()
 	return nil
 }
 
-// publish has the engine take a record, in parts if its body is long.
-func (j *Journal) publish(ctx context.Context, e *engine, r *Record) error {
-	p := part{total: uint64(max(1, (len(r.Body)+maxBody-1)/maxBody))}
-	if p.total > 1 {
+// publish has the engine take a record, in parts if it is long. id tells its parts
+// from those of others; 0: any will do.
+func (j *Journal) publish(ctx context.Context, e *engine, r *Record, id uint64) error {
+	cut := e.cutting()
+	p := cut.parts(r)
+	p.id = id
+	if p.total > 1 && id == 0 {
 		p.id = rand.Uint64()
 	}
 	buf, _ := j.buffers.Get().(*[]byte)
@@ -148,11 +176,10 @@ func (j *Journal) publish(ctx context.Context, e *engine, r *Record) error {
 	}
 	defer j.buffers.Put(buf)
 	for ; p.index < p.total; p.index++ {
-		from := int(p.index) * maxBody
-		*buf = r.append((*buf)[:0], p, r.Body[from:min(from+maxBody, len(r.Body))])
+		*buf = cut.append((*buf)[:0], r, p)
 		sequence, err := e.publish(ctx, *buf)
 		if err != nil {
-			return j.failed(err)
+			return err
 		}
 		j.metrics.bytes.Add(float64(len(*buf)))
 		j.mu.Lock()
@@ -170,9 +197,11 @@ func (j *Journal) failed(err error) error {
 	if isFull(err) {
 		return ErrFull
 	}
-	select {
-	case j.broken <- struct{}{}:
-	default:
+	if j.follow == nil {
+		select {
+		case j.broken <- struct{}{}:
+		default:
+		}
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,7 +38,7 @@ func newMetrics(reg prometheus.Registerer, j *Journal) *metrics {
 		lost:               counter("relay_journal_lost_records_total", "Records that were missing when the journal was replayed or reopened."),
 		checkpointFailures: counter("relay_journal_checkpoint_failures_total", "Checkpoints that could not be written."),
 		replayed:           gauge("relay_journal_replayed_ratio", "How much of the journal was replayed at the start, 0 to 1."),
-		checkpointTime:     gauge("relay_journal_checkpoint_timestamp_seconds", "When the last checkpoint was written."),
+		checkpointTime:     gauge("relay_journal_checkpoint_timestamp_seconds", "When the last checkpoint was written, by whichever relay."),
 		checkpointSize:     gauge("relay_journal_checkpoint_bytes", "Size of the last checkpoint."),
 		checkpointDuration: gauge("relay_journal_checkpoint_duration_seconds", "How long the last checkpoint took."),
 	}
@@ -45,18 +46,49 @@ func newMetrics(reg prometheus.Registerer, j *Journal) *metrics {
 		Name: "relay_journal_bytes", Help: "Size of the records that are kept.",
 	}, j.size), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "relay_journal_bytes_limit", Help: "The most that relay_journal_bytes may be.",
-	}, func() float64 { return float64(j.opts.MaxBytes) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	}, j.sizeLimit), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "relay_journal_up", Help: "Whether the journal takes records.",
 	}, func() float64 {
-		if j.current() == nil {
+		if j.current() == nil || j.Behind() != nil {
 			return 0
 		}
 		return 1
-	}))
+	}), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "relay_journal_lag_records", Help: "Records of an external journal that are not applied here yet, as far as is known; 0 for an embedded one.",
+	}, j.lag))
 	return m
 }
 
+// lag is how many records of the stream are not applied here.
+func (j *Journal) lag() float64 {
+	f := j.follow
+	if f == nil {
+		return 0
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return float64(f.seen - min(f.seen, f.applied))
+}
+
+func (j *Journal) sizeLimit() float64 {
+	f := j.follow
+	if f == nil {
+		return float64(j.opts.MaxBytes)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.limit <= 0 {
+		return math.Inf(1)
+	}
+	return f.limit
+}
+
 func (j *Journal) size() float64 {
+	if f := j.follow; f != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.bytes
+	}
 	e := j.current()
 	if e == nil {
 		return 0

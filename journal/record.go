@@ -45,11 +45,13 @@ type Record struct {
 // version is of the form of records. A newer relay reads older ones; a record
 // that is newer than the relay stops it.
 //
-// Version 2 has what the terms of the edge did, and pushes to groups. Version 4 has
-// deletes of series; it is used for no others.
+// Version 2 has what the terms of the edge did, and pushes to groups. In version 3
+// the parts of a record share its list of refused items, and version 4 has deletes of
+// series; each is used for no others.
 const (
 	version        = 4
 	versionUsual   = 2
+	versionShared  = 3
 	versionDeletes = 4
 )
 
@@ -61,11 +63,40 @@ var errDamaged = errors.New("journal: a record is damaged")
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// part is where a piece of a record's body belongs, where that was split.
+// part is where a piece of a record belongs, where that was split.
 type part struct {
-	id    uint64
-	index uint64
-	total uint64
+	id     uint64
+	index  uint64
+	total  uint64
+	shares bool // the refused items too: each part has some
+}
+
+// A cutting is how much of a record fits one message.
+type cutting struct {
+	body    int // bytes of the body
+	refused int // refused items
+}
+
+// parts returns the first part of a record that is cut so.
+func (c cutting) parts(r *Record) part {
+	bodies := (len(r.Body) + c.body - 1) / c.body
+	refused := (len(r.Refused) + c.refused - 1) / c.refused
+	return part{total: uint64(max(1, bodies, refused)), shares: refused > 1}
+}
+
+// append writes one part of a record.
+func (c cutting) append(b []byte, r *Record, p part) []byte {
+	if p.total == 1 {
+		return r.append(b, p, r.Body)
+	}
+	i := int(p.index)
+	body := r.Body[min(i*c.body, len(r.Body)):min((i+1)*c.body, len(r.Body))]
+	if p.shares {
+		some := *r
+		some.Refused = r.Refused[min(i*c.refused, len(r.Refused)):min((i+1)*c.refused, len(r.Refused))]
+		r = &some
+	}
+	return r.append(b, p, body)
 }
 
 // checksumEnd is where the checksummed bytes begin: behind version, kind and
@@ -76,8 +107,11 @@ const checksumEnd = 6
 func (r *Record) append(b []byte, p part, body []byte) []byte {
 	from := len(b)
 	v := byte(versionUsual)
-	if r.Kind == SeriesDelete {
+	switch {
+	case r.Kind == SeriesDelete:
 		v = versionDeletes
+	case p.shares:
+		v = versionShared
 	}
 	b = append(b, v, byte(r.Kind), 0, 0, 0, 0)
 	b = binary.AppendVarint(b, r.Received)
@@ -117,6 +151,7 @@ func parse(b []byte) (r Record, p part, err error) {
 		return r, p, fmt.Errorf("%w: version %d, this one reads up to %d", ErrVersion, b[0], version)
 	}
 	r.Kind = Kind(b[1])
+	p.shares = b[0] == versionShared
 	in := fields{b: b[checksumEnd:]}
 	r.Received = in.varint()
 	r.TTL, r.MinTTL, r.MaxTTL = int64(in.uvarint()), int64(in.uvarint()), int64(in.uvarint())

@@ -16,10 +16,13 @@ type Progress struct {
 	Damaged     int    // records, and pieces of checkpoints, that could not be read
 	Lost        uint64 // sequences that the stream should have and has not
 	Checkpoint  uint64 // sequence of the checkpoint that was loaded, 0 none
+
+	told time.Time
 }
 
 // Whole reports whether everything that was acknowledged was there. Where it was
-// not, a checkpoint is due before the first Append.
+// not, a checkpoint is due before the first Append, or where the journal is followed
+// when [Journal.Due] says so.
 func (p Progress) Whole() bool { return p.Damaged == 0 && p.Lost == 0 }
 
 // Replay hands the newest good checkpoint to load, piece by piece, and the records
@@ -27,15 +30,86 @@ func (p Progress) Whole() bool { return p.Damaged == 0 && p.Lost == 0 }
 // before. What is damaged is left out, counted and logged; an error is returned
 // only where nothing can be replayed, or a newer relay wrote the journal. What it
 // hands out is valid during the call.
+//
+// With an external cluster it waits for the cluster, however long that takes, and
+// [Journal.Follow] goes on where it ends.
 func (j *Journal) Replay(ctx context.Context, load func(piece []byte) error, apply func(*Record) error) (Progress, error) {
+	if j.follow == nil {
+		e := j.current()
+		if e == nil {
+			return Progress{}, ErrUnavailable
+		}
+		return j.replay(ctx, e, load, apply, nil)
+	}
+	attempts := attempts{}
+	for {
+		if _, _, err := j.follow.state(); err != nil {
+			return Progress{}, err
+		}
+		if e := j.current(); e != nil {
+			p, err := j.replay(ctx, e, load, apply, &attempts)
+			if !errors.Is(err, errInterrupted) {
+				return p, err
+			}
+			j.log.Warn("The journal's cluster was interrupted at the start", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return Progress{}, ctx.Err()
+		case <-j.closing:
+			return Progress{}, ErrUnavailable
+		case <-time.After(lookEvery):
+		}
+	}
+}
+
+// errInterrupted is the error for a replay that can be tried again: of a cluster
+// that went away before a record was applied.
+var errInterrupted = errors.New("interrupted")
+
+// attempts are those at loading checkpoints of a cluster.
+type attempts struct {
+	partly string         // one that was loaded in part
+	failed map[string]int // how often each could not be read
+}
+
+// maxAttempts is after how many a checkpoint that the cluster has is taken to be
+// damaged.
+const maxAttempts = 3
+
+// interrupted says whether a checkpoint that could not be loaded may be the next
+// time: nil if it is damaged.
+func (a *attempts) interrupted(ctx context.Context, e *engine, c checkpoint, begun bool, err error) error {
+	if begun {
+		a.partly = c.name
+	}
+	if ctx.Err() != nil || errors.Is(err, jetstream.ErrObjectNotFound) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || !e.conn.IsConnected() {
+		return fmt.Errorf("%w: checkpoint %s: %w", errInterrupted, c.name, err)
+	}
+	if a.failed == nil {
+		a.failed = map[string]int{}
+	}
+	if a.failed[c.name]++; a.failed[c.name] < maxAttempts {
+		return fmt.Errorf("%w: checkpoint %s: %w", errInterrupted, c.name, err)
+	}
+	a.partly = ""
+	return nil
+}
+
+// replay is Replay, once.
+func (j *Journal) replay(ctx context.Context, e *engine, load func(piece []byte) error, apply func(*Record) error, a *attempts) (Progress, error) {
 	var p Progress
-	e := j.current()
-	if e == nil {
-		return p, ErrUnavailable
+	// What fails before anything is loaded can be tried again, if there is somebody
+	// to wait for.
+	undone := func(err error) error {
+		if a == nil {
+			return err
+		}
+		return fmt.Errorf("%w: %w", errInterrupted, err)
 	}
 	info, err := e.stream.Info(ctx)
 	if err != nil {
-		return p, err
+		return p, undone(err)
 	}
 	first, last := info.State.FirstSeq, info.State.LastSeq
 	if info.State.Msgs == 0 {
@@ -43,13 +117,25 @@ func (j *Journal) Replay(ctx context.Context, load func(piece []byte) error, app
 	}
 	checkpoints, err := e.checkpoints(ctx)
 	if err != nil {
-		return p, err
+		return p, undone(err)
 	}
 	bad := 0
 	for _, c := range checkpoints {
-		if err := e.loadCheckpoint(ctx, c, load); err != nil {
+		if a != nil && a.partly != "" && a.partly != c.name {
+			return p, ErrStartOver
+		}
+		begun := false
+		if err := e.loadCheckpoint(ctx, c, func(piece []byte) error {
+			begun = true
+			return load(piece)
+		}); err != nil {
 			if errors.Is(err, ErrVersion) {
 				return p, err
+			}
+			if a != nil {
+				if err := a.interrupted(ctx, e, c, begun, err); err != nil {
+					return p, err
+				}
 			}
 			j.log.Error("A checkpoint of the journal is damaged, an older one is taken", "checkpoint", c.name, "err", err)
 			bad++
@@ -82,13 +168,20 @@ func (j *Journal) Replay(ctx context.Context, load func(piece []byte) error, app
 			p.Damaged++
 		}
 	}
-	j.mu.Lock()
-	j.last = last
-	j.mu.Unlock()
-	if err := j.salvage(apply, &p); err != nil {
-		return p, err
+	if f := j.follow; f != nil {
+		f.mu.Lock()
+		f.applied, f.created, f.force = from-1, info.Created, false
+		f.mu.Unlock()
+	} else {
+		j.mu.Lock()
+		j.last = last
+		j.mu.Unlock()
+		if err := j.salvage(apply, &p); err != nil {
+			return p, err
+		}
 	}
 	if from <= last {
+		p.Of = p.Records + last - from + 1
 		if err := j.replayStream(ctx, e, from, last, apply, &p); err != nil {
 			return p, err
 		}
@@ -96,7 +189,11 @@ func (j *Journal) Replay(ctx context.Context, load func(piece []byte) error, app
 	j.metrics.damaged.Add(float64(p.Damaged))
 	j.metrics.lost.Add(float64(p.Lost))
 	j.metrics.replayed.Set(1)
-	if p.Checkpoint > last {
+	if f := j.follow; f != nil {
+		f.mu.Lock()
+		f.force = !p.Whole()
+		f.mu.Unlock()
+	} else if p.Checkpoint > last {
 		// Its number would hide the records to come: the next one replaces it.
 		j.mu.Lock()
 		j.misnumbered = map[string]bool{}
@@ -122,13 +219,14 @@ type replaying struct {
 	last  uint64
 	apply func(*Record) error
 	parts assembly
-	told  time.Time
 	p     *Progress
 }
 
 func (j *Journal) replayStream(ctx context.Context, e *engine, from, last uint64, apply func(*Record) error, p *Progress) error {
-	p.Of = p.Records + last - from + 1
-	r := replaying{j: j, e: e, next: from, last: last, apply: apply, parts: assembly{}, told: time.Now(), p: p}
+	if j.follow != nil {
+		return j.run(ctx, last, apply, p)
+	}
+	r := replaying{j: j, e: e, next: from, last: last, apply: apply, parts: assembly{}, p: p}
 	for r.next <= r.last {
 		err := r.consume(ctx)
 		if errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
@@ -207,12 +305,17 @@ func (r *replaying) take(seq uint64, data []byte) error {
 		r.j.log.Error("A record of the journal was left out", "sequence", seq, "err", err)
 	}
 	r.p.Records++
-	r.j.metrics.replayed.Set(float64(r.p.Records) / float64(r.p.Of))
-	if time.Since(r.told) > progressEvery {
-		r.told = time.Now()
-		r.j.log.Info("Replaying the journal", "records", r.p.Records, "of", r.p.Of)
-	}
+	r.j.progress(r.p)
 	return nil
+}
+
+// progress tells how far a replay is.
+func (j *Journal) progress(p *Progress) {
+	j.metrics.replayed.Set(float64(p.Records) / float64(max(p.Of, p.Records)))
+	if time.Since(p.told) > progressEvery {
+		p.told = time.Now()
+		j.log.Info("Replaying the journal", "records", p.Records, "of", p.Of)
+	}
 }
 
 func (j *Journal) replayOne(data []byte, parts assembly, apply func(*Record) error) error {
@@ -228,17 +331,22 @@ func (j *Journal) replayOne(data []byte, parts assembly, apply func(*Record) err
 	return apply(&r)
 }
 
-// assembly puts split bodies together. What was never finished was never
+// assembly puts split records together. What was never finished was never
 // acknowledged.
 type assembly map[uint64]*partial
 
 type partial struct {
-	next uint64
-	body []byte
+	next    uint64
+	body    []byte
+	refused []uint32
+
+	first uint64    // sequence of the first part, where a journal is followed
+	at    time.Time // when the journal got that part
+	came  time.Time // when it was read
 }
 
-// maxPartial bounds the bodies that are incomplete at a time.
-const maxPartial = 64
+// maxPartial bounds the records that are incomplete at a time.
+const maxPartial = 1024
 
 func (a assembly) add(r *Record, p part) (whole bool) {
 	h := a[p.id]
@@ -254,6 +362,10 @@ func (a assembly) add(r *Record, p part) (whole bool) {
 		return false
 	}
 	h.body = append(h.body, r.Body...)
+	if p.shares {
+		h.refused = append(h.refused, r.Refused...)
+		r.Refused = h.refused
+	}
 	if h.next++; h.next < p.total {
 		return false
 	}

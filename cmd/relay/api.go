@@ -104,12 +104,13 @@ func (r *relay) deleteSeries(w http.ResponseWriter, req *http.Request) {
 	writeJSON(w, map[string]any{"status": "success", "data": map[string]int{"deleted": n}})
 }
 
-// dump hands out all state, for a checkpoint.
+// dump hands out all state, for a checkpoint. The edges come first: who is elected
+// decides about records, so that has to be as it was at the checkpoint's sequence.
 func (r *relay) dump(piece func([]byte) error) error {
-	if err := r.store.Dump(piece); err != nil {
+	if err := r.edges.Dump(piece); err != nil {
 		return err
 	}
-	return r.edges.Dump(piece)
+	return r.store.Dump(piece)
 }
 
 // load takes in a piece of state.

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/exporter-toolkit/web"
 	webflag "github.com/prometheus/exporter-toolkit/web/kingpinflag"
 
+	"relay/journal"
 	"relay/series"
 )
 
@@ -61,6 +62,7 @@ type config struct {
 	journalSync     string
 	journalWindow   time.Duration
 	journalMaxBytes units.Base2Bytes
+	nats            journal.Cluster
 
 	timestamps string
 	lookback   time.Duration
@@ -140,11 +142,17 @@ func newApp(cfg *config) *kingpin.Application {
 
 	app.Flag("ingest.name-validation", "Metric and label names that are taken: utf8, or legacy for those of [a-zA-Z_:][a-zA-Z0-9_:]* alone.").Default("utf8").EnumVar(&cfg.nameValidation, "utf8", "legacy")
 
-	app.Flag("journal", "Where accepted requests are kept across restarts: embedded, in a directory of the relay's own, or off.").Default("embedded").EnumVar(&cfg.journal, "embedded", "off")
+	app.Flag("journal", "Where accepted requests are kept across restarts: embedded, in a directory of the relay's own; nats, in an external NATS cluster, which several relays can share; or off.").Default("embedded").EnumVar(&cfg.journal, "embedded", "nats", "off")
 	app.Flag("journal.path", "The journal's directory.").Default("data").StringVar(&cfg.journalPath)
 	app.Flag("journal.sync", "What an accepted request survives: os, the end of the process (kill -9); always, the end of the machine's power too, with an fsync before each answer.").Default("os").EnumVar(&cfg.journalSync, "os", "always")
 	app.Flag("journal.window", "How much of the past is kept as requests; what is older is in checkpoints, which are written twice as often.").Default("10m").DurationVar(&cfg.journalWindow)
 	app.Flag("journal.max-bytes", "Size of the kept requests over which pushes are answered 503.").Default("16GiB").BytesVar(&cfg.journalMaxBytes)
+
+	app.Flag("journal.nats-url", "Addresses of some servers of the NATS cluster, comma-separated: nats://host:4222, or tls://.").StringVar(&cfg.nats.URL)
+	app.Flag("journal.nats-stream", "The JetStream stream that is the journal; made if it is not there. Relays with the same one show the same.").Default("RELAY").StringVar(&cfg.nats.Stream)
+	app.Flag("journal.nats-creds", "File with the credentials for the NATS cluster.").StringVar(&cfg.nats.Creds)
+	app.Flag("journal.nats-ca", "File with the certificates to trust for it, in place of the system's.").StringVar(&cfg.nats.CA)
+	app.Flag("journal.nats-replicas", "On how many servers a stream that is made is kept: 1, 3 or 5. A stream that is there keeps what it has.").Default("3").IntVar(&cfg.nats.Replicas)
 
 	app.Flag("exposition.timestamps", "Which series carry their sample's timestamp: auto (those with a TTL within the lookback), always, never.").Default("auto").EnumVar(&cfg.timestamps, "auto", "always", "never")
 	app.Flag("exposition.lookback", "The lookback of the Prometheus that scrapes the relay (its --query.lookback-delta).").Default("5m").DurationVar(&cfg.lookback)
@@ -201,6 +209,14 @@ func (c *config) check() error {
 		return errors.New("--ingest.config.file wants --ingest.listen-address")
 	case c.seriesBytes < 64 || c.seriesBytes > 512<<10:
 		return fmt.Errorf("--limits.series-bytes=%s is not between 64B and 512KiB", c.seriesBytes)
+	}
+	if c.journal == "nats" {
+		c.nats.Fresh = c.journalWindow / 4
+		if err := c.nats.Check(); err != nil {
+			return err
+		}
+	} else if c.nats.URL != "" {
+		return fmt.Errorf("--journal.nats-url wants --journal=nats, it is --journal=%s", c.journal)
 	}
 	for name, n := range map[string]int{
 		"--limits.series": c.limits.Series, "--limits.edges": c.limits.Edges, "--limits.groups": c.limits.Groups, "--limits.label-name-bytes": c.limits.LabelNameBytes,

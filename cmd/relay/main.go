@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/prometheus/common/promslog"
 	"github.com/prometheus/common/version"
+
+	"relay/journal"
 )
 
 // The linker sets the version, as the Dockerfile has it do.
@@ -61,14 +64,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	log.Info("Starting the relay", "version", version.Info())
 	log.Info("Build context", "build_context", version.BuildContext())
 
-	r, err := newRelay(cfg, log)
-	if err != nil {
-		log.Error("Cannot start", "err", err)
-		return exitFailed
-	}
-	if err := r.serve(ctx); err != nil {
-		log.Error("Stopped", "err", err)
-		return exitFailed
+	for {
+		r, err := newRelay(cfg, log)
+		if err != nil {
+			log.Error("Cannot start", "err", err)
+			return exitFailed
+		}
+		err = r.serve(ctx)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, journal.ErrStartOver) {
+			log.Error("Stopped", "err", err)
+			return exitFailed
+		}
+		log.Warn("Starting over", "err", err)
 	}
 	log.Info("Stopped, all accepted requests were answered")
 	return exitOK

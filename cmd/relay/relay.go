@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/signal"
@@ -95,17 +96,21 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 	)
 	var kept ingest.Journal
 	if cfg.journal != "off" {
-		j, err := journal.Open(journal.Options{
+		opts := journal.Options{
 			Path: cfg.journalPath, SyncAlways: cfg.journalSync == "always", MaxBytes: int64(cfg.journalMaxBytes),
 			Logger: log.With("component", "journal"), Registerer: r.registry,
-		})
+		}
+		if cfg.journal == "nats" {
+			opts.Cluster = &cfg.nats
+		}
+		j, err := journal.Open(opts)
 		if err != nil {
 			return nil, err
 		}
 		r.journal, kept = j, j
 	}
 	r.ingest = ingest.New(ingest.Options{
-		Journal: kept, Ready: r.replayed, Edges: r.edges, Guard: r.guard, HALabels: cfg.haLabels,
+		Journal: kept, Shared: cfg.journal == "nats", Ready: r.replayed, Edges: r.edges, Guard: r.guard, HALabels: cfg.haLabels,
 		Store: r.store, Registerer: r.registry, Logger: log.With("component", "ingest"),
 		RequestBytes: int64(cfg.requestBytes), InflightBytes: int64(cfg.inflightBytes), TrustedProxies: cfg.trustedProxies,
 	})
@@ -156,7 +161,7 @@ func (r *relay) start(ctx context.Context) error {
 		}
 		r.log.Info("Replayed the journal", "checkpoint", p.Checkpoint, "records", p.Records, "damaged", p.Damaged, "lost", p.Lost,
 			"series", r.store.Stats(time.Now()).Live, "took", time.Since(begun).Round(time.Millisecond))
-		if !p.Whole() {
+		if !p.Whole() && r.cfg.journal != "nats" { // there it is due when it can be
 			if err := r.journal.Checkpoint(ctx, r.dump); err != nil {
 				return err
 			}
@@ -167,18 +172,24 @@ func (r *relay) start(ctx context.Context) error {
 	return nil
 }
 
-// checkpoint saves the store's state from time to time.
+// checkpoint saves the store's state from time to time: relays that share a journal
+// do not at the same time.
 func (r *relay) checkpoint(ctx context.Context) {
 	if r.journal == nil {
 		return
 	}
-	tick := time.NewTicker(r.cfg.journalWindow / 2)
+	every := r.cfg.journalWindow / 2
+	if r.cfg.journal == "nats" {
+		every -= rand.N(every / 4)
+	}
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-r.journal.Due():
 		}
 		if err := r.journal.Checkpoint(ctx, r.dump); err != nil && ctx.Err() == nil {
 			r.log.Error("Checkpoint failed; the journal keeps the requests until one succeeds", "err", err)
@@ -202,13 +213,13 @@ func (r *relay) routes() (http.Handler, error) {
 	if r.cfg.ingestAddress == "" {
 		r.pushRoutes(mux)
 	}
-	mux.Handle("/metrics", r.pages)
+	mux.Handle("/metrics", r.caughtUp(r.pages))
 	mux.Handle("GET /api/v1/sd", small(http.HandlerFunc(r.discovery)))
 	mux.Handle("GET /api/v1/edges", small(http.HandlerFunc(r.listEdges)))
 	mux.Handle("GET /api/v1/status", small(http.HandlerFunc(r.status)))
 	mux.HandleFunc("GET /api/v1/metrics", r.pages.Groups)
 	mux.Handle("GET /api/v1/series", small(http.HandlerFunc(r.pages.Series)))
-	mux.HandleFunc("DELETE /api/v1/series", r.deleteSeries)
+	mux.Handle("DELETE /api/v1/series", r.caughtUp(http.HandlerFunc(r.deleteSeries)))
 	mux.HandleFunc("GET /api/v1/explain", r.pages.Explain)
 	mux.HandleFunc("PUT /api/v1/admin/wipe", r.wipe)
 	mux.Handle("GET /-/metrics", promhttp.InstrumentMetricHandler(r.registry, promhttp.HandlerFor(r.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})))
@@ -217,6 +228,12 @@ func (r *relay) routes() (http.Handler, error) {
 		if !r.ready.Load() {
 			http.Error(w, "The relay is not ready.", http.StatusServiceUnavailable)
 			return
+		}
+		if r.journal != nil {
+			if err := r.journal.Behind(); err != nil {
+				http.Error(w, "The relay takes no pushes: "+err.Error()+".", http.StatusServiceUnavailable)
+				return
+			}
 		}
 		io.WriteString(w, "The relay is ready.\n")
 	})
@@ -236,6 +253,31 @@ func (r *relay) routes() (http.Handler, error) {
 	mux.Handle("GET /{$}", small(page))
 	mux.Handle("GET /assets/", page)
 	return r.prefixed(mux), nil
+}
+
+// catchUpTime is how long a scrape waits for what other relays have acknowledged.
+const catchUpTime = time.Second
+
+// behindHeader says on a page why it may lack what other relays have acknowledged.
+const behindHeader = "X-Relay-Behind"
+
+// caughtUp has pages show what any relay with the same journal had acknowledged when
+// they were asked for. If that cannot be known they show what there is, and say so.
+func (r *relay) caughtUp(pages http.Handler) http.Handler {
+	if r.cfg.journal != "nats" {
+		return pages
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if r.ready.Load() {
+			ctx, cancel := context.WithTimeout(req.Context(), catchUpTime)
+			err := r.journal.CatchUp(ctx)
+			cancel()
+			if err != nil {
+				w.Header().Set(behindHeader, err.Error())
+			}
+		}
+		pages.ServeHTTP(w, req)
+	})
 }
 
 // pushRoutes says where pushes are taken.
@@ -302,8 +344,10 @@ func (r *relay) goesWith(f *edges.File) error {
 func (r *relay) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var background sync.WaitGroup
+	unfollow := func() {}
 	defer func() {
 		cancel()
+		unfollow()
 		background.Wait()
 		r.close()
 	}()
@@ -330,13 +374,27 @@ func (r *relay) serve(ctx context.Context) error {
 	if r.guard != nil {
 		background.Go(func() { r.guard.Watch(ctx, watchEvery, r.goesWith) })
 	}
-	started := make(chan error, 1)
+	started := make(chan error, 2)
+	// What is on its way is finished after ctx, and for that the journal is followed.
+	follow, end := context.WithCancel(context.WithoutCancel(ctx))
+	unfollow = end
 	background.Go(func() {
 		err := r.start(ctx)
-		started <- err
-		if err == nil {
-			r.checkpoint(ctx)
+		if ctx.Err() != nil {
+			return // stopped before it was ready
 		}
+		started <- err
+		if err != nil {
+			return
+		}
+		if r.journal != nil {
+			background.Go(func() {
+				if err := r.journal.Follow(follow, r.ingest.Replay); err != nil {
+					started <- err
+				}
+			})
+		}
+		r.checkpoint(ctx)
 	})
 	if err := r.untilStopped(ctx, started, failed); err != nil {
 		server.Close()
@@ -357,7 +415,6 @@ func (r *relay) untilStopped(ctx context.Context, started, failed <-chan error) 
 			if err != nil {
 				return err
 			}
-			started = nil
 		case err := <-failed:
 			return err
 		case <-r.quit:
