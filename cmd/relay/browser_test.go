@@ -24,6 +24,7 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/prompb"
 )
@@ -38,6 +39,7 @@ func TestProcessPage(t *testing.T) {
 	t.Run("Refused", pageRefused)
 	t.Run("Series", pageSeries)
 	t.Run("Hostile", pageHostile)
+	t.Run("Hidden", pageHidden)
 	t.Run("Many", pageMany)
 	t.Run("Phone", pagePhone)
 	t.Run("Prefix", pagePrefix)
@@ -204,6 +206,11 @@ func pageFirstRun(t *testing.T) {
 		if !strings.Contains(text, base) {
 			t.Errorf("what to put into %s lacks %s:\n%s", tab, base, text)
 		}
+	}
+	eval[chromedp.Void](b, `document.querySelector("[role=tab]").click(), document.querySelector("[role=tab]").focus()`)
+	b.do(chromedp.KeyEvent(kb.ArrowLeft), chromedp.KeyEvent(kb.ArrowRight), chromedp.KeyEvent(kb.ArrowRight))
+	if tab := eval[string](b, `document.querySelector("[role=tab][aria-selected=true]").textContent`); tab != "Prometheus, remote write 1.0" {
+		t.Errorf("with the arrow keys %q is chosen", tab)
 	}
 	b.write("#fill input[name=edge]", "ship-9")
 	if text := eval[string](b, `document.querySelector("#to-prometheus code").textContent`); !strings.Contains(text, "X-Relay-Edge: ship-9") {
@@ -406,6 +413,29 @@ func pageHostile(t *testing.T) {
 	b.picture("series")
 }
 
+// While nobody can see the page it asks for nothing; then it asks at once.
+func pageHidden(t *testing.T) {
+	base := startBinary(t)
+	pushOne(t, base, "up", 1)
+	b := openBrowser(t)
+	b.open(base + "/#series?match=up")
+	asked := func() int {
+		return eval[int](b, `performance.getEntriesByType("resource").filter((r) => r.name.includes("/api/")).length`)
+	}
+	at := asked()
+	waitFor(t, "the next answer", func() bool { return asked() > at })
+	hide := `Object.defineProperty(document, "hidden", { configurable: true, get: () => %v }); document.dispatchEvent(new Event("visibilitychange"))`
+	eval[chromedp.Void](b, fmt.Sprintf(hide, true))
+	time.Sleep(2 * time.Second) // what was asked before is answered
+	at = asked()
+	time.Sleep(12 * time.Second) // two polls and more
+	if n := asked() - at; n != 0 {
+		t.Errorf("a page that is hidden has asked %d times", n)
+	}
+	eval[chromedp.Void](b, fmt.Sprintf(hide, false))
+	waitFor(t, "an answer when it is seen again", func() bool { return asked() > at })
+}
+
 // Ten thousand edges are a hundred rows at a time, found by name and by state.
 func pageMany(t *testing.T) {
 	const edges = 10_000
@@ -526,6 +556,9 @@ func pagePhone(t *testing.T) {
 				if w := eval[int64](b, "document.documentElement.scrollWidth"); w > width {
 					t.Errorf("%s, %d wide: the page is %d wide", view, width, w)
 				}
+				if nameless := eval[[]string](b, namelessControls); len(nameless) > 0 {
+					t.Errorf("%s: what a screen reader has no name for:\n%s", view, strings.Join(nameless, "\n"))
+				}
 				if width == 360 || width == 1280 {
 					b.picture(fmt.Sprintf("%s-%s-%d", strings.Split(view, "?")[0], scheme, width))
 				}
@@ -542,6 +575,15 @@ func pagePhone(t *testing.T) {
 		}
 	}
 }
+
+// namelessControls are what can be operated or read and has no name, and elements that
+// have another's id.
+const namelessControls = `(() => {
+  const name = (e) => e.getAttribute("aria-label") || (e.getAttribute("aria-labelledby") && document.getElementById(e.getAttribute("aria-labelledby"))?.textContent) || [...(e.labels ?? [])].map((l) => l.textContent).join("") || e.innerText || e.caption?.textContent;
+  const bad = [...document.querySelectorAll("button, a, input, select, table, nav, section, [role]:not([role=alert], [role=status], [role=search])")].filter((e) => e.offsetParent !== null && !name(e)?.trim()).map((e) => e.outerHTML.slice(0, 120));
+  const ids = [...document.querySelectorAll("[id]")].map((e) => e.id);
+  return bad.concat(ids.filter((id, i) => ids.indexOf(id) !== i));
+})()`
 
 // faintTexts are the texts of the page with a contrast under 4.5, the least that WCAG
 // wants at level AA.
