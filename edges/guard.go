@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	keyed "hash"
 	"log/slog"
 	"math"
 	"net/http"
@@ -41,7 +42,7 @@ type Guard struct {
 
 	reloading sync.Mutex
 
-	key      [sha256.Size]byte // of the digests below
+	hashers  sync.Pool // of *hasher, for the digests below
 	verified *lru.Cache[digest, struct{}]
 	wrong    *lru.Cache[digest, struct{}]  // credentials
 	failing  *lru.Cache[digest, time.Time] // sources with a user that has failed
@@ -53,6 +54,12 @@ type Guard struct {
 }
 
 type digest [sha256.Size]byte
+
+// A hasher makes digests, with a key that nobody else knows.
+type hasher struct {
+	keyed.Hash
+	buf []byte
+}
 
 // A source is where requests with passwords come from.
 type source struct {
@@ -98,9 +105,11 @@ func NewGuard(path string, log *slog.Logger, reg prometheus.Registerer) (*Guard,
 		return nil, err
 	}
 	g := &Guard{path: path, log: log, turns: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
-	if _, err := rand.Read(g.key[:]); err != nil {
+	key := make([]byte, sha256.Size)
+	if _, err := rand.Read(key); err != nil {
 		return nil, err
 	}
+	g.hashers.New = func() any { return &hasher{Hash: hmac.New(sha256.New, key)} }
 	g.verified, _ = lru.New[digest, struct{}](maxVerified)
 	g.wrong, _ = lru.New[digest, struct{}](maxWrong)
 	g.failing, _ = lru.New[digest, time.Time](maxFailing)
@@ -295,14 +304,18 @@ func (g *Guard) byHeader(ctx context.Context, f *File, given []string, addr stri
 // digest hashes parts so that no two lists of parts give the same, with a key that
 // nobody else knows.
 func (g *Guard) digest(parts ...string) (d digest) {
-	h := hmac.New(sha256.New, g.key[:])
-	var n [8]byte
+	h := g.hashers.Get().(*hasher)
+	defer g.hashers.Put(h)
+	h.buf = h.buf[:0]
 	for _, p := range parts {
-		binary.LittleEndian.PutUint64(n[:], uint64(len(p)))
-		h.Write(n[:])
-		h.Write([]byte(p))
+		h.buf = binary.LittleEndian.AppendUint64(h.buf, uint64(len(p)))
+		h.buf = append(h.buf, p...)
 	}
-	h.Sum(d[:0])
+	h.Reset()
+	h.Write(h.buf)
+	h.buf = h.Sum(h.buf[:0])
+	copy(d[:], h.buf)
+	clear(h.buf[:cap(h.buf)]) // it had a password
 	return d
 }
 
