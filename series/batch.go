@@ -772,6 +772,11 @@ func (b *Batch) Histogram(t int64, h *Histogram, start int64) Verdict {
 		b.note(HistogramInvalid, b.currentLabels(), "native histogram: "+err.Error())
 		return b.refused(HistogramInvalid)
 	}
+	if b.recorded == nil && h.weight() > b.store.opts.Limits.HistogramBuckets {
+		b.note(HistogramBuckets, b.currentLabels(), fmt.Sprintf("a native histogram of %d buckets, bounds or spans, the limit is %d: --limits.histogram-buckets", h.weight(), b.store.opts.Limits.HistogramBuckets))
+		return b.refused(HistogramBuckets)
+	}
+	h.trim()
 	b.res.Histograms++
 	bits := uint64(staleBits)
 	if !h.IsStale() {
@@ -875,18 +880,30 @@ func (b *Batch) Prepare() *Result {
 	}
 	b.letGo()
 	b.create()
+	full := b.store.full.Load() && b.recorded == nil
 	for i := range b.entries {
 		e := &b.entries[i]
-		if e.kind&isFresh == 0 {
-			continue
+		verdict := OK
+		if e.kind&isFresh != 0 {
+			if f := &b.fresh[e.slot]; f.verdict == OK {
+				e.slot = f.slot
+			} else {
+				verdict = f.verdict
+			}
 		}
-		f := &b.fresh[e.slot]
-		if f.verdict == OK {
-			e.slot = f.slot
+		if full && verdict == OK && e.more != 0 {
+			if h := b.more[e.more-1].histogram; h != nil && b.store.grows(e.slot, h) {
+				verdict = MemoryLimit
+				b.read()
+				b.note(verdict, b.store.packedLabels(b.slot(e.slot)), "the relay has no memory left for a larger native histogram: --limits.memory")
+				b.letGo()
+			}
+		}
+		if verdict == OK {
 			continue
 		}
 		e.kind |= isMissing
-		b.res.Rejected[f.verdict]++
+		b.res.Rejected[verdict]++
 		switch {
 		case e.kind&isExemplar != 0:
 			b.res.Exemplars--
@@ -1159,6 +1176,9 @@ func (b *Batch) apply(i int) {
 		}
 	}
 	if e.kind&isExemplar != 0 {
+		if s.full.Load() {
+			return // taken, and not kept
+		}
 		s.addExemplar(e.slot, sl, b.more[e.more-1].exemplar)
 		return
 	}
@@ -1216,6 +1236,17 @@ func (b *Batch) take(id uint32, sl *slot) {
 	o.mu.Lock()
 	o.list = append(o.list, id)
 	o.mu.Unlock()
+}
+
+// grows reports whether a histogram takes more memory than what its series holds.
+func (s *Store) grows(id uint32, h *Histogram) bool {
+	s.extrasMu.Lock()
+	defer s.extrasMu.Unlock()
+	held := 0
+	if x := s.extras[id]; x != nil && x.histogram != nil {
+		held = x.histogram.weight()
+	}
+	return h.weight() > held
 }
 
 // setExtra puts what a sample has besides a float, and drops what the last one had.

@@ -147,6 +147,24 @@ func (h *Histogram) side(spans []Span, deltas []int64, counts []float64) (sum fl
 	return sum, nil
 }
 
+// weight is how many buckets, bounds or spans there are, whichever are more: what
+// the histogram takes in memory goes by it.
+func (h *Histogram) weight() int {
+	return max(len(h.PositiveDeltas)+len(h.NegativeDeltas), len(h.PositiveCounts)+len(h.NegativeCounts), len(h.CustomValues), len(h.PositiveSpans)+len(h.NegativeSpans))
+}
+
+// trim drops what the histogram does not need, of what a sender may put into it.
+func (h *Histogram) trim() {
+	switch {
+	case h.IsStale():
+		*h = Histogram{Sum: h.Sum}
+	case h.Float:
+		h.PositiveDeltas, h.NegativeDeltas = nil, nil
+	default:
+		h.PositiveCounts, h.NegativeCounts = nil, nil
+	}
+}
+
 // fingerprint stands for the histogram in the total order of samples. It is the
 // same in every process, never that of a stale marker, and differs where the
 // histograms do, as far as 64 bits can.

@@ -23,6 +23,7 @@ const (
 	EdgeSeriesLimit
 	MemoryLimit
 	HistogramInvalid
+	HistogramBuckets
 	ExemplarInvalid
 	Malformed // refused before the store saw it: see Batch.Refuse
 	NumReasons
@@ -31,7 +32,7 @@ const (
 var reasonNames = [NumReasons]string{
 	"ok", "missing_metric_name", "metric_name_invalid", "label_invalid", "duplicate_label",
 	"labels_per_series", "label_name_bytes", "label_value_bytes", "series_bytes", "ttl_invalid",
-	"too_far_in_future", "series_limit", "edge_series_limit", "memory_limit", "histogram_invalid", "exemplar_invalid", "malformed",
+	"too_far_in_future", "series_limit", "edge_series_limit", "memory_limit", "histogram_invalid", "histogram_buckets", "exemplar_invalid", "malformed",
 }
 
 // String returns the reason in the form of a label value.

@@ -30,6 +30,8 @@ type Limits struct {
 	LabelNameBytes  int // 1,024
 	LabelValueBytes int // 4,096
 	SeriesBytes     int // 16 KiB of packed labels
+
+	HistogramBuckets int // 1,024 of one native histogram; its custom bounds and spans, too
 }
 
 func (o Options) withDefaults() Options {
@@ -45,6 +47,7 @@ func (o Options) withDefaults() Options {
 	def(&o.Limits.LabelNameBytes, 1024)
 	def(&o.Limits.LabelValueBytes, 4096)
 	def(&o.Limits.SeriesBytes, 16<<10)
+	def(&o.Limits.HistogramBuckets, 1024)
 	o.Limits.Labels = min(o.Limits.Labels, math.MaxUint8)
 	o.Limits.SeriesBytes = min(o.Limits.SeriesBytes, maxPair)
 	defTTL := func(p *TTL, v TTL) {

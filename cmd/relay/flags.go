@@ -137,6 +137,7 @@ func newApp(cfg *config) *kingpin.Application {
 	app.Flag("limits.label-name-bytes", "Length of a label's name.").Default("1024").IntVar(&cfg.limits.LabelNameBytes)
 	app.Flag("limits.label-value-bytes", "Length of a label's value.").Default("4096").IntVar(&cfg.limits.LabelValueBytes)
 	app.Flag("limits.series-bytes", "Length of all labels of a series.").Default("16KiB").BytesVar(&cfg.seriesBytes)
+	app.Flag("limits.histogram-buckets", "Buckets of a native histogram; its custom bounds and spans, too.").Default("1024").IntVar(&cfg.limits.HistogramBuckets)
 	app.Flag("limits.request-bytes", "Length of a request, compressed and again decoded.").Default("32MiB").BytesVar(&cfg.requestBytes)
 	app.Flag("limits.inflight-bytes", "Length of all requests that are being taken, compressed and decoded; one edge may have half of it.").Default("256MiB").BytesVar(&cfg.inflightBytes)
 
@@ -219,7 +220,7 @@ func (c *config) check() error {
 		return fmt.Errorf("--journal.nats-url wants --journal=nats, it is --journal=%s", c.journal)
 	}
 	for name, n := range map[string]int{
-		"--limits.series": c.limits.Series, "--limits.edges": c.limits.Edges, "--limits.groups": c.limits.Groups, "--limits.label-name-bytes": c.limits.LabelNameBytes,
+		"--limits.series": c.limits.Series, "--limits.edges": c.limits.Edges, "--limits.groups": c.limits.Groups, "--limits.label-name-bytes": c.limits.LabelNameBytes, "--limits.histogram-buckets": c.limits.HistogramBuckets,
 		"--limits.label-value-bytes": c.limits.LabelValueBytes, "--exposition.max-scrapes": c.maxScrapes,
 		"--ingest.max-connections": c.ingestConnections, "--ingest.max-connections-per-ip": c.ingestConnectionsPerIP,
 	} {

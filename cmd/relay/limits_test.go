@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/prompb"
@@ -59,6 +60,9 @@ func TestEveryLimit(t *testing.T) {
 		{"--limits.label-name-bytes=8", write(one(1, "__name__", "m", "longer_than_that", "v")), 400, []string{"m{longer_than_that", "16 bytes, the limit is 8"}},
 		{"--limits.label-value-bytes=100", write(one(1, "__name__", "m", "a", value(101))), 400, []string{`label "a" has 101 bytes, the limit is 100`}},
 		{"--limits.series-bytes=1KiB", write(one(1, "__name__", "m", "a", value(600), "b", value(600))), 400, []string{"m{", "the limit is 1024"}},
+		{"--limits.histogram-buckets=10", write(prompb.TimeSeries{Labels: []prompb.Label{{Name: "__name__", Value: "wide_seconds"}}, Histograms: []prompb.Histogram{{
+			Timestamp: time.Now().UnixMilli(), Count: &prompb.Histogram_CountInt{CountInt: 11}, PositiveSpans: []prompb.BucketSpan{{Length: 11}}, PositiveDeltas: []int64{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0},
+		}}}), 400, []string{"wide_seconds:", "11 buckets", "the limit is 10", "(histogram_buckets)"}},
 		{"--limits.request-bytes=1KiB", push{method: http.MethodPost, path: writePath, body: make([]byte, 2000)}, 413, []string{"over 1024 bytes"}},
 		{"--limits.request-bytes=2KiB", push{method: http.MethodPost, path: writePath, body: snappy.Encode(nil, make([]byte, 3000))}, 400, []string{"3000 bytes when decoded, the limit is 2048"}},
 		{"--limits.memory=64MiB", write(one(1, "__name__", "fresh")), 400, []string{"fresh:", "no memory left for new series", "(memory_limit)"}},
