@@ -36,7 +36,8 @@
 //
 // # Memory
 //
-// The parts that grow with the number of series hold no pointers: label pairs
+// The parts that grow with the number of series hold no pointers, and the large
+// ones are not on the Go heap (see memory.go): label pairs
 // are interned once in packed form (see [AppendPair]), a series is a fixed-size
 // slot plus one 32-bit reference per label, slots lie in arrival order in blocks
 // of 1024, and an index from a keyed hash to slots is touched only where the
