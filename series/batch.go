@@ -985,25 +985,25 @@ const lookupTurn = 32
 // no branch depends on them.
 func (b *Batch) lookup(turn []fresh) {
 	s := b.store
-	var guess, refs [lookupTurn]uint32
+	var guess [lookupTurn]uint32
+	var slots [lookupTurn]*slot // nil: nothing under the hash
+	var refs [lookupTurn][]pairID
 	touched := pairID(0)
 	for i := range turn {
 		touched += pairID(s.shardOf(turn[i].hash).touch(uint32(turn[i].hash)))
 	}
 	for i := range turn {
-		guess[i] = s.shardOf(turn[i].hash).first(uint32(turn[i].hash))
-	}
-	for i := range turn {
-		refs[i] = noSlot
-		if guess[i] != noSlot {
-			_, sl := s.slot(guess[i])
-			refs[i] = sl.refs
+		if guess[i] = s.shardOf(turn[i].hash).first(uint32(turn[i].hash)); guess[i] != noSlot {
+			_, slots[i] = s.slot(guess[i])
 		}
 	}
 	for i := range turn {
-		if refs[i] != noSlot {
-			_, sl := s.slot(guess[i])
-			have := s.refs.at(refs[i], sl.n)
+		if sl := slots[i]; sl != nil {
+			refs[i] = s.refs.at(sl.refs, sl.n)
+		}
+	}
+	for i := range turn {
+		if have := refs[i]; len(have) > 0 {
 			touched += have[0] + have[len(have)-1]
 		}
 	}
@@ -1011,24 +1011,21 @@ func (b *Batch) lookup(turn []fresh) {
 	// series have, in the same places.
 	var last []pairID
 	for i := range turn {
-		if refs[i] != noSlot {
-			_, sl := s.slot(guess[i])
-			have := s.refs.at(refs[i], sl.n)
-			for k, id := range have {
-				if k >= len(last) || last[k] != id {
-					touched += pairID(s.dict.bytes(id)[0])
-				}
+		have := refs[i]
+		for k, id := range have {
+			if k >= len(last) || last[k] != id {
+				touched += pairID(s.dict.bytes(id)[0])
 			}
-			last = have
 		}
+		last = have
 	}
 	b.touched = touched
 	for i := range turn {
 		f := &turn[i]
-		if guess[i] == noSlot {
+		if slots[i] == nil {
 			continue
 		}
-		if _, sl := s.slot(guess[i]); s.hasLabels(sl, f.labels) {
+		if s.hasPairs(refs[i], f.labels) {
 			f.slot = guess[i]
 		} else if id, ok := s.findSeries(f.hash, f.labels); ok {
 			f.slot = id

@@ -2,7 +2,9 @@ package series
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"hash/maphash"
 	"math"
 	"slices"
 	"strconv"
@@ -68,23 +70,54 @@ func packedLen(b []byte, i int) (n, next int) {
 func (d *dict) hashLabels(labels []byte) (hash uint64, canonical, ok bool) {
 	canonical = true
 	var last []byte
-	hash = uint64(len(labels))
+	lastKey := uint64(0)
 	for i := 0; i < len(labels); {
-		name, value, size := scanPair(labels[i:])
+		name, empty, size := shortPair(labels[i:])
 		if size == 0 {
-			return 0, false, false
+			var value []byte
+			if name, value, size = scanPair(labels[i:]); size == 0 {
+				return 0, false, false
+			}
+			empty = len(value) == 0
 		}
-		if len(value) == 0 || bytes.Compare(last, name) >= 0 || string(name) == ttlLabel {
+		key := nameKey(name)
+		if empty || key < lastKey || key == lastKey && bytes.Compare(last, name) >= 0 || string(name) == ttlLabel {
 			canonical = false
 		}
-		last = name
-		hash = mix(hash, d.hashPair(labels[i:i+size]))
+		last, lastKey = name, key
 		i += size
 	}
-	return hash, canonical, true
+	return maphash.Bytes(d.seed, labels), canonical, true
 }
 
-// mix combines the hash of a label set so far with that of its next pair.
+// shortPair is scanPair for pairs with lengths of one byte each; size is 0 for
+// others. Nearly all are.
+func shortPair(b []byte) (name []byte, empty bool, size int) {
+	if len(b) < 6 || b[0] != 0x0a || b[1] >= 0x80 || b[2] != 0x0a {
+		return nil, false, 0
+	}
+	size = 2 + int(b[1])
+	at := 4 + int(b[3]) // behind the name
+	if size > len(b) || at+2 > size || b[at] != 0x12 || int(b[at+1]) != size-at-2 {
+		return nil, false, 0
+	}
+	return b[4:at], size == at+2, size
+}
+
+// nameKey is the beginning of a name as a number: of two names that differ in it,
+// the lesser has the lesser one.
+func nameKey(name []byte) uint64 {
+	if len(name) >= 8 {
+		return binary.BigEndian.Uint64(name)
+	}
+	key := uint64(0)
+	for i, c := range name {
+		key |= uint64(c) << (56 - 8*i)
+	}
+	return key
+}
+
+// mix combines the hash of a metric's labels so far with that of the next pair.
 func mix(h, pair uint64) uint64 {
 	h = (h ^ pair) * 0x9e3779b97f4a7c15
 	return h ^ h>>29

@@ -109,11 +109,12 @@ type Store struct {
 	contests contests
 	scraped  scraped
 
-	pins   pins
-	freed  uint64 // changes when pair ids may mean something else
-	full   atomic.Bool
-	totals counters
-	pool   sync.Pool // of *Batch
+	pins    pins
+	packing []byte // of unlink: under structure, for writing
+	freed   uint64 // changes when pair ids may mean something else
+	full    atomic.Bool
+	totals  counters
+	pool    sync.Pool // of *Batch
 }
 
 // A metric is all series of one metric name.

@@ -1,6 +1,7 @@
 package series
 
 import (
+	"hash/maphash"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -175,13 +176,11 @@ func (s *Store) tidyOwners(all bool) {
 // writing. Its slot may still be in lists.
 func (s *Store) unlink(id uint32, sl *slot, touched map[*metric]bool) {
 	refs := s.refs.at(sl.refs, sl.n)
-	hash := uint64(0)
+	s.packing = s.packing[:0]
 	for _, p := range refs {
-		hash += uint64(s.dict.pairs.list[p].size())
+		s.packing = append(s.packing, s.dict.bytes(p)...)
 	}
-	for _, p := range refs {
-		hash = mix(hash, s.dict.hashPair(s.dict.bytes(p)))
-	}
+	hash := maphash.Bytes(s.dict.seed, s.packing)
 	s.shardOf(hash).remove(uint32(hash), id)
 	for _, p := range refs {
 		if s.dict.pairs.list[p].flags()&pairName != 0 {
