@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -231,6 +232,43 @@ func TestScrapeIntervalWarning(t *testing.T) {
 	}
 	if w := append(shop.Warnings(0, 10*time.Second, time.Minute), batch.Warnings(0, 24*time.Hour, time.Minute)...); len(w) != 0 {
 		t.Errorf("%q", w)
+	}
+}
+
+// What is told is whole, whoever asks while requests come; for the race detector.
+func TestActivityWhileItIsReported(t *testing.T) {
+	r := New(time.Hour, 50, nil)
+	var all sync.WaitGroup
+	for w := range 4 {
+		all.Go(func() {
+			for i := range 500 {
+				name := fmt.Sprint("shop-", (i*7+w)%80)
+				switch i % 4 {
+				case 0:
+					r.Took(name, t0.Add(time.Duration(i)*time.Second), 400, refused(series.SeriesLimit, name))
+				case 1:
+					r.TookNothing(&Refusal{Edge: name, At: t0, Reason: "malformed"}, w%2 == 0)
+				default:
+					r.Took(name, t0.Add(time.Duration(i)*time.Second), 204, accepted(3, time.Minute))
+				}
+			}
+		})
+	}
+	for range 100 {
+		for _, p := range r.Reports(t0.Add(time.Minute)) {
+			if n := p.RefusedSamples["series_limit"]; n%3 != 0 || p.LastRefusal != nil && p.LastRefusal.Edge != p.Name && p.Name != series.OtherEdge {
+				t.Fatalf("%+v", p)
+			}
+			r.Refusal(p.Name)
+		}
+	}
+	all.Wait()
+	total := uint64(0)
+	for _, p := range r.Reports(t0.Add(time.Minute)) {
+		total += p.Samples
+	}
+	if total != 4*250*3 {
+		t.Errorf("%d samples in all", total)
 	}
 }
 
