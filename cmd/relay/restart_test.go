@@ -1,0 +1,175 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/prompb"
+)
+
+// What a series may be after kill -9, when the window of the journal has long passed
+// and checkpoints carry it: the window is two seconds here, a checkpoint each.
+func TestRestartsAfterTheWindow(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some seconds")
+	}
+	c, _, restart := startOn(t, t.TempDir(), "--journal.window=2s", "--series.lag-tolerance=1s", "--ha.labels")
+	send := func(code int, method, path, body string, header ...string) {
+		t.Helper()
+		req, err := http.NewRequest(method, c.base+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Close = true // the relay will be killed
+		for i := 0; i < len(header); i += 2 {
+			req.Header.Set(header[i], header[i+1])
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		if res.StatusCode != code {
+			t.Fatalf("%s %s is answered %d, not %d: %s", method, path, res.StatusCode, code, text)
+		}
+	}
+	write := func(code int, ttl string, value float64, labels ...string) {
+		t.Helper()
+		s := prompb.TimeSeries{Samples: []prompb.Sample{{Value: value, Timestamp: time.Now().UnixMilli()}}}
+		for i := 0; i < len(labels); i += 2 {
+			s.Labels = append(s.Labels, prompb.Label{Name: labels[i], Value: labels[i+1]})
+		}
+		raw, err := (&prompb.WriteRequest{Timeseries: []prompb.TimeSeries{s}}).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		send(code, "POST", "/api/v1/write", string(snappy.Encode(nil, raw)), "X-Relay-TTL", ttl)
+	}
+	write(204, "24h", 1, "__name__", "lowered")
+	write(204, "24h", 1, "__name__", "batch_job_success")
+	write(204, "24h", 1, "__name__", "of_a_pair", "__replica__", "a", "cluster", "shop")
+	write(202, "24h", 2, "__name__", "of_a_pair", "__replica__", "b", "cluster", "shop")
+	send(200, "POST", "/metrics/job/x", "family_a 1\n", "X-Relay-TTL", "24h")
+	send(200, "POST", "/metrics/job/x", "family_b 2\n", "X-Relay-TTL", "24h")
+	send(200, "PUT", "/metrics/job/gone", "deleted 3\n", "X-Relay-TTL", "24h")
+	time.Sleep(2100 * time.Millisecond) // the older ones are in a checkpoint
+	write(204, "1s", 2, "__name__", "lowered")
+	send(202, "DELETE", "/metrics/job/gone", "")
+	for moment := range 5 {
+		if moment > 0 {
+			time.Sleep(1300 * time.Millisecond)
+		}
+		restart(syscall.SIGKILL)
+		page := getPage(t, c.base+"/metrics")
+		for _, want := range []string{"batch_job_success{", `of_a_pair{cluster="shop",instance=""} 1`, `family_a{job="x",instance=""} 1`, `family_b{job="x",instance=""} 2`} {
+			if !strings.Contains(page, want) {
+				t.Errorf("restart %d: the page lacks %s", moment, want)
+			}
+		}
+		if strings.Contains(page, "deleted{") {
+			t.Errorf("restart %d: what was deleted is back", moment)
+		}
+		if strings.Contains(page, `lowered{instance=""} 1`) || moment > 0 && strings.Contains(page, "lowered{") {
+			t.Errorf("restart %d: a series whose TTL was lowered, and has passed, is back", moment)
+		}
+		// The pair's election is remembered: the other replica is not listened to.
+		write(202, "24h", 2, "__name__", "of_a_pair", "__replica__", "b", "cluster", "shop")
+		write(204, "24h", 1, "__name__", "of_a_pair", "__replica__", "a", "cluster", "shop")
+		if t.Failed() {
+			t.Fatalf("the page is\n%s", page)
+		}
+	}
+}
+
+// While the journal is replayed scrapes wait until just before their timeout, and
+// pushes; then there is a whole page, or 503 and no page at all.
+func TestScrapesAndPushesWaitForTheReplay(t *testing.T) {
+	dir := t.TempDir()
+	base, r := startRelay(t, "--journal.path="+dir)
+	const series = 3000
+	for i := range series {
+		if i%10 == 0 {
+			body := new(strings.Builder)
+			for k := range 10 {
+				fmt.Fprintf(body, "replayed_%d 1\n", i+k)
+			}
+			res, err := http.Post(fmt.Sprintf("%s/metrics/job/j%d", base, i), "text/plain", strings.NewReader(body.String()))
+			if err != nil || res.StatusCode != 200 {
+				t.Fatal(err, res)
+			}
+			res.Body.Close()
+		}
+	}
+	if err := r.close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg, _, err := parseFlags([]string{"--journal.path=" + dir}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err = newRelay(cfg, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	srv := httptest.NewServer(r.handler)
+	defer srv.Close()
+	type answer struct {
+		code int
+		body string
+		took time.Duration
+	}
+	ask := func(method, path, timeout string, body []byte) <-chan answer {
+		out := make(chan answer, 1)
+		go func() {
+			begun := time.Now()
+			req, err := http.NewRequest(method, srv.URL+path, bytes.NewReader(body))
+			if err != nil {
+				panic(err)
+			}
+			req.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", timeout)
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				out <- answer{body: err.Error()}
+				return
+			}
+			text, err := io.ReadAll(res.Body)
+			res.Body.Close()
+			if err != nil {
+				text = []byte(err.Error())
+			}
+			out <- answer{res.StatusCode, string(text), time.Since(begun)}
+		}()
+		return out
+	}
+	hasty, patient := ask("GET", "/metrics", "1", nil), ask("GET", "/metrics", "60", nil)
+	push := ask("POST", "/api/v1/write", "", pushBody(t, "pushed_meanwhile", 1))
+	if a := <-hasty; a.code != 503 || a.took > 5*time.Second || strings.Contains(a.body, "replayed_") {
+		t.Errorf("a scrape with a timeout of one second is answered %d after %s: %.200q", a.code, a.took, a.body)
+	}
+	select {
+	case a := <-patient:
+		t.Fatalf("a scrape did not wait: %d %.200q", a.code, a.body)
+	case a := <-push:
+		t.Fatalf("a push did not wait: %d %.200q", a.code, a.body)
+	case <-time.After(500 * time.Millisecond):
+	}
+	if err := r.start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-patient; a.code != 200 || strings.Count(a.body, "\nreplayed_") != series {
+		t.Errorf("the scrape that waited is answered %d, with %d series of %d", a.code, strings.Count(a.body, "\nreplayed_"), series)
+	}
+	if a := <-push; a.code != 204 {
+		t.Errorf("the push that waited is answered %d: %s", a.code, a.body)
+	}
+}
