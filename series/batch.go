@@ -263,9 +263,7 @@ func (b *Batch) Release() {
 	b.letGo()
 	s := b.store
 	if b.group != nil && !b.crowded {
-		s.structure.RLock()
-		s.owners[b.owner].pins.Add(-1)
-		s.structure.RUnlock()
+		s.unpin(b.owner)
 	}
 	s.pins.end(b.round)
 	clear(b.fresh)

@@ -45,14 +45,20 @@ func (s *Store) dumpName(id uint32) string {
 	return s.owners[o.edge].name + groupMark + o.group
 }
 
-// ownerNamed is the opposite of dumpName.
-func (s *Store) ownerNamed(name string) uint32 {
+// ownerNamed is the opposite of dumpName. A group is pinned until unpin: its series
+// are yet to come, and a sweep must not take it for an empty one.
+func (s *Store) ownerNamed(name string) (id uint32, pinned bool) {
 	edge, group, ok := strings.Cut(name, groupMark)
 	if !ok {
-		return s.owner(name)
+		return s.owner(name), false
 	}
-	id, _ := s.groupOwner(edge, group, false)
-	return id
+	return s.groupOwner(edge, group, true)
+}
+
+func (s *Store) unpin(id uint32) {
+	s.structure.RLock()
+	defer s.structure.RUnlock()
+	s.owners[id].pins.Add(-1)
 }
 
 // groupOwner returns the owner that stands for a group, last pushed by edge. ok is
@@ -113,6 +119,7 @@ func (s *Store) freeGroup(id uint32) {
 		return
 	}
 	delete(s.groupIDs, o.group)
+	s.freed++ // the id may mean another group now
 	s.owners[id] = &owner{}
 	s.freeOwners = append(s.freeOwners, id)
 }

@@ -3,6 +3,7 @@ package series
 import (
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -184,5 +185,92 @@ func TestGroupTTLWhileAnotherCreates(t *testing.T) {
 		case <-time.After(10 * time.Second):
 			t.Fatal("they wait for each other")
 		}
+	}
+}
+
+// ownedRight checks that each series of a store is in the group of its own label job.
+func ownedRight(t *testing.T, s *Store, want int) {
+	t.Helper()
+	n := 0
+	for line := range strings.Lines(show(t, s, t0, Query{})) {
+		_, job, _ := strings.Cut(line, `job="`)
+		job, _, _ = strings.Cut(job, `"`)
+		n++
+		if !s.HasGroup(&Group{Labels: packed("job", job)}) {
+			t.Fatalf("the group of %s is not known", line)
+		}
+		pushGroup(s, t0, EndsAll, job, 60_000, nil)
+	}
+	if rest := show(t, s, t0, Query{}); rest != "" || n != want {
+		t.Errorf("of %d series, all groups deleted, there are still\n%.500s", n, rest)
+	}
+}
+
+// A sweep while state is loaded does not take groups for empty ones whose series are
+// about to come.
+func TestGroupsAreLoadedWhileSwept(t *testing.T) {
+	old := New(Options{})
+	const groups = 3000
+	for i := range groups {
+		pushGroup(old, t0, EndsAll, fmt.Sprint("j", i), 60_000, map[string]float64{fmt.Sprint("m", i): 1})
+	}
+	for range 10 {
+		s := New(Options{})
+		stop, swept := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(swept)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					s.tidyOwners(true)
+				}
+			}
+		}()
+		if err := old.Dump(func(piece []byte) error { return s.Load(piece, t0) }); err != nil {
+			t.Fatal(err)
+		}
+		close(stop)
+		<-swept
+		ownedRight(t, s, groups)
+	}
+}
+
+// A group that goes while a piece of state is written, and one that comes in its
+// place, are told apart.
+func TestDumpWhileGroupsComeAndGo(t *testing.T) {
+	s := New(Options{})
+	pushGroup(s, t0, EndsAll, "stays", 60_000, map[string]float64{"a": 1})
+	pushGroup(s, t0, EndsAll, "goes", 60_000, map[string]float64{"b": 1})
+	d := dump{store: s}
+	write := func() {
+		s.structure.RLock()
+		defer s.structure.RUnlock()
+		d.block(0, s.blocks[0])
+	}
+	write()
+	// Its series become another's: nothing is freed but the group.
+	pushGroup(s, t0, EndsAll, "goes", 60_000, nil)
+	push(s, t0, 60_000, packed("__name__", "b", "job", "goes"), at(time.Second), 1)
+	push(s, t0, 60_000, packed("__name__", "b", "job", "goes"), at(2*time.Second), math.Float64frombits(staleBits))
+	s.tidyOwners(true)
+	if s.HasGroup(&Group{Labels: packed("job", "goes")}) {
+		t.Fatal("the group is still there")
+	}
+	pushGroup(s, t0, EndsAll, "comes", 60_000, map[string]float64{"c": 1})
+	write()
+	loaded := New(Options{})
+	if err := d.flush(func(piece []byte) error { return loaded.Load(piece, t0) }); err != nil {
+		t.Fatal(err)
+	}
+	pushGroup(loaded, t0, EndsAll, "goes", 60_000, nil)
+	if got := show(t, loaded, t0, Query{}); got != `a{job="stays"} 1`+"\n"+`c{job="comes"} 1` {
+		t.Errorf("loaded is\n%s", got)
+	}
+	pushGroup(loaded, t0, EndsAll, "comes", 60_000, nil)
+	pushGroup(loaded, t0, EndsAll, "stays", 60_000, nil)
+	if got := show(t, loaded, t0, Query{}); got != "" {
+		t.Errorf("both groups are deleted, shown is\n%s", got)
 	}
 }

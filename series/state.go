@@ -57,6 +57,7 @@ type dump struct {
 	written   uint64 // pairs in the piece
 	pairBytes []byte
 	edges     map[uint32]uint64
+	named     uint64 // edges in the piece
 	edgeBytes []byte
 	n         uint64
 	body      []byte
@@ -69,6 +70,7 @@ func (d *dump) block(at int, b *block) {
 	if d.freed != s.freed { // ids may mean other pairs now; the bytes written stay right
 		d.freed = s.freed
 		clear(d.pairs)
+		clear(d.edges)
 	}
 	b.mu.Lock()
 	d.slots = *b.slots
@@ -120,7 +122,8 @@ func (d *dump) edge(id uint32) uint64 {
 		if d.edges == nil {
 			d.edges = map[uint32]uint64{}
 		}
-		n = uint64(len(d.edges))
+		n = d.named
+		d.named++
 		d.edges[id] = n
 		name := d.store.dumpName(id)
 		d.edgeBytes = binary.AppendUvarint(d.edgeBytes, uint64(len(name)))
@@ -140,7 +143,7 @@ func (d *dump) flush(piece func([]byte) error) error {
 	b = append(b, d.edgeBytes...)
 	b = binary.AppendUvarint(b, d.n)
 	b = append(b, d.body...)
-	d.out, d.n, d.written = b, 0, 0
+	d.out, d.n, d.written, d.named = b, 0, 0, 0
 	clear(d.pairs)
 	clear(d.edges)
 	d.pairBytes, d.edgeBytes, d.body = d.pairBytes[:0], d.edgeBytes[:0], d.body[:0]
@@ -320,7 +323,11 @@ func (s *Store) loadSeries(r *reader, now time.Time) error {
 	}
 	var owners []uint32
 	for len(edgeBytes.b) > 0 && !edgeBytes.bad {
-		owners = append(owners, s.ownerNamed(string(edgeBytes.bytes())))
+		id, pinned := s.ownerNamed(string(edgeBytes.bytes()))
+		if pinned {
+			defer s.unpin(id)
+		}
+		owners = append(owners, id)
 	}
 	mono, wall := s.mono(now), now.UnixMilli()
 	var labels []byte
