@@ -1144,7 +1144,7 @@ func (b *Batch) touch(entries []entry) {
 	for i := range entries {
 		if entries[i].kind&isMissing == 0 {
 			_, sl := b.store.slot(entries[i].slot)
-			touched += sl.refs
+			touched += sl.refs + uint32(sl.n)
 		}
 	}
 	b.touched = pairID(touched)

@@ -10,19 +10,21 @@ import (
 const staleBits = 0x7ff0000000000002
 
 // A slot is one series: its latest sample, how long that is good for, and where
-// its label pairs are. It holds no pointer.
+// its label pairs are. It holds no pointer. What samples do not change stands at
+// both ends: looked at without the block's lock, it brings the whole slot into the
+// processor's cache, which often is two lines.
 type slot struct {
+	refs     uint32    // where the pair ids are in the refs arena
+	next     uint32    // slot that followed in the sender's last request
 	bits     uint64    // of the value; staleBits in an ended series
 	t        int64     // sample time, ms of the wall clock
 	deadline int64     // ms of the store's monotonic clock; math.MaxInt64 never
 	skew     int32     // sample time - receive time, ms, saturated
 	ttl      packedTTL // granted
-	next     uint32    // slot that followed in the sender's last request
-	refs     uint32    // where the pair ids are in the refs arena
 	owner    uint32    // index in Store.owners
 	pin      uint16    // round of the sweep in which a batch last resolved it
-	n        uint8     // label pairs
 	flags    slotFlags
+	n        uint8 // label pairs
 }
 
 type slotFlags uint8
