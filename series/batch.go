@@ -1129,6 +1129,9 @@ func (b *Batch) Commit() Result {
 	if b.group != nil && !b.crowded {
 		b.endGroup()
 	}
+	if s.full.Load() && b.recorded == nil {
+		return b.res // metadata is not kept
+	}
 	for i := range b.md {
 		s.metadata.put(b.edge, b.md[i].family, b.md[i].md)
 	}

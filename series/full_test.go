@@ -23,6 +23,7 @@ func TestKnownSeriesDoNotFillTheMemory(t *testing.T) {
 		b.Series(packed("__name__", "h"))
 		b.Histogram(now.UnixMilli(), h, 0)
 		b.Exemplar(Exemplar{Labels: packed("trace_id", "x"), Value: 1, Time: now.UnixMilli()})
+		b.Metadata([]byte(now.String()), Gauge, []byte("help"), nil)
 		b.Prepare()
 		b.Decision()
 		return b.Commit()
@@ -46,6 +47,7 @@ func TestKnownSeriesDoNotFillTheMemory(t *testing.T) {
 	}
 	s.SetFull(true)
 	_, exemplars := held()
+	families := s.Stats(now).Families
 	if res := push(of(50)); res.Refused() != 0 {
 		t.Errorf("a known series does not go on: %v", res.First)
 	}
@@ -54,6 +56,9 @@ func TestKnownSeriesDoNotFillTheMemory(t *testing.T) {
 	}
 	if _, n := held(); n != exemplars {
 		t.Errorf("%d exemplars are kept, %d before the memory was full", n, exemplars)
+	}
+	if n := s.Stats(now).Families; n != families || n == 0 {
+		t.Errorf("%d families are kept, %d before the memory was full", n, families)
 	}
 	s.SetFull(false)
 	end := of(90)
