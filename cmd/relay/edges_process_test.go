@@ -7,6 +7,8 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -101,6 +103,32 @@ func TestProcessEdges(t *testing.T) {
 	pushes := freeAddress(t)
 	base := startBinary(t, "--edges.file="+at("edges.yml"), "--ingest.listen-address="+pushes, "--ingest.config.file="+at("tls.yml"), "--web.enable-lifecycle")
 	target, _ := startTarget(t)
+
+	// Handshakes that are begun and not finished end by themselves.
+	unfinished := make(chan error, 2)
+	for _, hello := range []string{"", "\x16\x03\x01\x02\x00\x01"} {
+		go func() {
+			c, err := net.Dial("tcp", pushes)
+			if err != nil {
+				unfinished <- err
+				return
+			}
+			defer c.Close()
+			io.WriteString(c, hello)
+			c.SetReadDeadline(time.Now().Add(30 * time.Second))
+			if _, err = io.Copy(io.Discard, c); !isTimeout(err) {
+				err = nil
+			}
+			unfinished <- err
+		}()
+	}
+	defer func() {
+		for range cap(unfinished) {
+			if err := <-unfinished; err != nil {
+				t.Errorf("a handshake that was not finished: %v", err)
+			}
+		}
+	}()
 
 	// The shop says that it is the ship.
 	proofs := map[string]string{
