@@ -184,6 +184,7 @@ type fresh struct {
 	slot    uint32 // noSlot until it is found or created
 	verdict Verdict
 	entries int
+	judged  bool // something of it was refused, and counted
 }
 
 // addition is what a plain float sample does not have.
@@ -735,6 +736,9 @@ func (b *Batch) refused(r Reason) Verdict {
 	}
 	b.res.Rejected[r]++
 	b.refusals = append(b.refusals, b.items-1)
+	if b.cur.slot == noSlot && b.cur.verdict == OK {
+		b.fresh[b.cur.fresh].judged = true
+	}
 	return r
 }
 
@@ -1076,7 +1080,7 @@ func (b *Batch) check(f *fresh) bool {
 	}
 	f.verdict = reason
 	b.note(reason, labels, detail)
-	if f.entries == 0 {
+	if f.entries == 0 && !f.judged {
 		b.res.Rejected[reason]++
 	}
 	return false
