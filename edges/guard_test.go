@@ -322,6 +322,29 @@ func TestNotVerifiedInTime(t *testing.T) {
 	}
 }
 
+// A user that does not exist goes the same way as one that does, to a hash of the
+// same cost: neither the answer nor its time tells which there are.
+func TestStrangersTakeAsLong(t *testing.T) {
+	h, err := bcrypt.GenerateFromPassword([]byte("a"), 6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, _, _ := guarding(t, fmt.Sprintf("edges:\n- name: a\n  basic_auth: {password_hash: %q}\n- name: b\n  basic_auth: {password_hash: %q}\n", h, hash(t, "b")))
+	if cost, err := bcrypt.Cost(*g.dummy.Load()); err != nil || cost != 6 {
+		t.Errorf("strangers are compared at a cost of %d, %v; the dearest edge has 6", cost, err)
+	}
+	for range cap(g.turns) {
+		g.turns <- struct{}{}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, user := range []string{"a", "stranger", ""} {
+		if got := ask(g, "192.0.2.1", func(r *http.Request) { *r = *r.WithContext(ctx); r.SetBasicAuth(user, "x") }); got != "503" {
+			t.Errorf("%q, with no turn to be had: %s", user, got)
+		}
+	}
+}
+
 // restart lets n edges of a file with passwords in at once, each from an address of
 // its own, as after a restart of the relay. Who is told 503 tries again after a
 // pause. It returns how often which answer was given until all are in.

@@ -44,15 +44,26 @@ import (
 // answered 2xx is shown in full or not at all, I7 replicas converge, I8 received =
 // applied + superseded + expired + refused + deduplicated.
 //
-// Cases have numbers. Those that need other means are elsewhere:
+// Cases have numbers, in the order of a table that was written before them; 66 and up
+// are inputs that it lacked. Where they are:
 //
-//	40 also edges/guard_test.go (users that do not exist take as long)
-//	43 also edges/guard_test.go (broken files)
-//	44, 45 TestBinaryIngestListener; TestProcessEdges with real senders
-//	55, 56 journal (disks that are full or damaged)
-//	57 journal, TestHostileRecords, FuzzRecord
-//	58 journal, TestClockSteps
-//	7, I7 TestTwoReplicas in journal, where there are replicas
+//	Wire         1 to 16, 66 to 69        Labels   17 to 27, 62, 63, 70 to 73
+//	Time         28 to 34, 74 to 77       Limits   35, 37, 38, 60, 80
+//	Credentials  39 to 43, 46, 59, 78, 79
+//	Connections  47 to 52, 84, 85         Open     36, 61, 64, 81 to 83, 95
+//	Scrape       53, 54, 65, 86, 87, 94   Push     88 to 93
+//
+// and those that need other means:
+//
+//	40      users that do not exist take as long: edges, TestStrangersTakeAsLong
+//	44, 45  TestBinaryIngestListener; with real senders TestProcessEdges
+//	55      TestDiskFull, TestDiskError
+//	56      journal, TestDamagedStore, TestDamagedRecords, TestSurgery
+//	57      journal, TestHostileRecords, TestNewerVersionIsRefused, FuzzRecord
+//	58      series, TestClockSteps, TestStateOfAnotherClock
+//	I1, I2  across kill -9: TestCrash
+//	I7      TestCluster; journal, TestTwoRelaysOneOrder
+//	I8      series, TestAccounting
 func TestHostile(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and runs the binary")
