@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
 )
@@ -397,5 +398,42 @@ func TestReopens(t *testing.T) {
 	_, records, p := replayed(t, j)
 	if len(records) < 2 || records[len(records)-1].Received != 2 || !p.Whole() {
 		t.Errorf("%+v, %+v", records, p)
+	}
+}
+
+// slowStream does not answer the first times that it is asked for a message.
+type slowStream struct {
+	jetstream.Stream
+	left int
+}
+
+func (s *slowStream) GetMsg(ctx context.Context, seq uint64, opts ...jetstream.GetMsgOpt) (*jetstream.RawStreamMsg, error) {
+	if s.left--; s.left >= 0 {
+		return nil, context.DeadlineExceeded // as jetstream after its five seconds
+	}
+	return s.Stream.GetMsg(ctx, seq, opts...)
+}
+
+// An engine that is slow has not lost what it is asked for.
+func TestSlowEngineLosesNothing(t *testing.T) {
+	for left, lost := range map[int]uint64{6: 0, 2 * slowTries: 2} {
+		j := open(t, t.TempDir())
+		for i := range 3 {
+			j.mustAppend(t, record(i))
+		}
+		e := *j.current()
+		e.stream = &slowStream{e.stream, left}
+		var p Progress
+		n := 0
+		r := replaying{j: j, e: &e, next: 1, last: 3, apply: func(*Record) error { n++; return nil }, parts: assembly{}, p: &p}
+		for r.next <= r.last {
+			if err := r.stepOver(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n != 3-int(lost) || p.Lost != lost {
+			t.Errorf("silent %d times: %d records, %d lost, want %d", left, n, p.Lost, lost)
+		}
+		j.Close()
 	}
 }

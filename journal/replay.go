@@ -207,6 +207,10 @@ func (j *Journal) replay(ctx context.Context, e *engine, load func(piece []byte)
 
 const progressEvery = 5 * time.Second
 
+// slowTries is how often an engine that does not answer in its five seconds is asked for
+// one message.
+const slowTries = 12
+
 // stallTime is how long a replay waits for a message of an engine in this process
 // before it takes the next one for damaged. Shorter in tests.
 var stallTime = 3 * time.Second
@@ -272,6 +276,11 @@ func (r *replaying) stepOver(ctx context.Context) error {
 	from := r.next
 	for seq := r.next; seq <= r.last; seq++ {
 		msg, err := r.e.stream.GetMsg(ctx, seq)
+		for try := 1; try < slowTries && (errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded)) && ctx.Err() == nil; try++ {
+			// A busy machine or a slow disk: the message is not known to be damaged.
+			r.j.log.Warn("The journal's engine does not answer, it is asked again", "sequence", seq, "err", err)
+			msg, err = r.e.stream.GetMsg(ctx, seq)
+		}
 		if err == nil {
 			return r.take(seq, msg.Data)
 		}
