@@ -40,6 +40,7 @@ func TestProcessPage(t *testing.T) {
 	t.Run("Series", pageSeries)
 	t.Run("Hostile", pageHostile)
 	t.Run("Hidden", pageHidden)
+	t.Run("Restart", pageRestart)
 	t.Run("Many", pageMany)
 	t.Run("Phone", pagePhone)
 	t.Run("Prefix", pagePrefix)
@@ -50,7 +51,7 @@ func TestProcessPage(t *testing.T) {
 type browser struct {
 	t     *testing.T
 	ctx   context.Context
-	fault bool // that an answer is 400 is no fault
+	fault string // what the console may say
 }
 
 func openBrowser(t *testing.T) *browser {
@@ -91,9 +92,7 @@ func openBrowser(t *testing.T) *browser {
 		<-heard
 		mu.Lock()
 		defer mu.Unlock()
-		if b.fault {
-			said = slices.DeleteFunc(said, func(s string) bool { return strings.Contains(s, "status of 400") })
-		}
+		said = slices.DeleteFunc(said, func(s string) bool { return b.fault != "" && strings.Contains(s, b.fault) })
 		if len(said) > 0 {
 			t.Errorf("the browser's console says:\n%s", strings.Join(said, "\n"))
 		}
@@ -366,7 +365,7 @@ func pageSeries(t *testing.T) {
 	b.picture("unknown")
 
 	// What cannot be read is said beside it.
-	b.fault = true // a browser notes each answer of 400
+	b.fault = "status of 400" // a browser notes each answer of 400
 	b.write(".selector", `{job=`+"\n")
 	b.until("what is wrong with a selector", `/parse error/.test(document.querySelector(".failed:not([hidden])")?.innerText)`)
 	b.picture("fault")
@@ -434,6 +433,31 @@ func pageHidden(t *testing.T) {
 	}
 	eval[chromedp.Void](b, fmt.Sprintf(hide, false))
 	waitFor(t, "an answer when it is seen again", func() bool { return asked() > at })
+}
+
+// A relay that is gone is said to be, with what was there before; when it is back the
+// page goes on by itself.
+func pageRestart(t *testing.T) {
+	address, dir := freeAddress(t), t.TempDir()
+	base := "http://" + address
+	flags := []string{"--web.listen-address=" + address, "--journal.path=" + dir}
+	first := start(t, relayBinary(t), flags...)
+	waitFor(t, "the relay", func() bool { return status(base+"/-/ready") == 200 })
+	pushLabels(t, base, "shop-17", "5m", time.Now(), map[string]string{"__name__": "up"})
+	b := openBrowser(t)
+	b.fault = "net::ERR_CONNECTION_REFUSED"
+	b.size(1280, 800)
+	b.open(base + "/")
+	b.until("the edge", pageRow("shop-17"))
+	first.Signal(syscall.SIGKILL)
+	first.wait(t)
+	b.until("that the relay does not answer", `/does not answer/.test(document.querySelector("#banner:not([hidden])")?.innerText)`)
+	if !eval[bool](b, "Boolean("+pageRow("shop-17")+")") {
+		t.Error("what was there before is gone")
+	}
+	b.picture("gone")
+	start(t, relayBinary(t), flags...)
+	b.until("that it answers", `document.querySelector("#banner[hidden]") && document.querySelector("#pulse:not(.lost)") && `+pageRow("shop-17")+`?.dataset.state === "live"`)
 }
 
 // Ten thousand edges are a hundred rows at a time, found by name and by state.

@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/common/version"
@@ -22,7 +21,7 @@ func (r *relay) page() (http.Handler, error) {
 			return statuspage.Address{Scheme: scheme, Host: host, Prefix: prefix, Push: r.pushBase(scheme, host, prefix)}
 		},
 		Now: func() (int, int) {
-			st := r.store.Stats(time.Now())
+			st, _ := r.count.get()
 			return st.Live, st.Edges
 		},
 	})
