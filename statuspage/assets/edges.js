@@ -75,7 +75,7 @@ export function edgesView(root, state) {
   const back = el("button", { type: "button", onclick: () => turn(-1) }, "Previous");
   const next = el("button", { type: "button", onclick: () => turn(1) }, "Next");
   const pager = el("div", { className: "pager" }, back, range, next);
-  root.append(el("h1", { className: "unseen" }, "Edges"), el("div", { className: "tools" }, tiles, el("div", { className: "find" }, filter, el("span", { className: "only-phone" }, sorted))),
+  root.append(el("h1", { className: "unseen" }, "Edges"), el("div", { className: "tools" }, tiles, el("div", { className: "find" }, filter, el("span", { className: "where-narrow" }, sorted))),
     el("div", { className: "card scroll" }, table, empty), pager);
 
   function pick(s) {
