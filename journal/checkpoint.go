@@ -93,7 +93,15 @@ func (j *Journal) Checkpoint(ctx context.Context, dump func(piece func([]byte) e
 		j.mu.Unlock()
 		before = slices.DeleteFunc(before, func(c checkpoint) bool { return misnumbered[c.name] })
 		if len(before) > 0 && before[0].cut == cut && len(j.asides()) == 0 {
-			return nil // nothing has happened
+			// Nothing has happened. But if that is because the journal is full, it stays
+			// full: then this one is written twice, and all before it can go.
+			if !j.nearlyFull() {
+				return nil
+			}
+			if len(before) > 1 && before[1].cut == cut {
+				return e.purge(ctx, cut)
+			}
+			name = twice
 		}
 	}
 	defer resume()
@@ -120,6 +128,9 @@ func (j *Journal) Checkpoint(ctx context.Context, dump func(piece func([]byte) e
 		err = j.pruneShared(ctx, e)
 	} else {
 		err = j.prune(ctx, e, cut, before)
+		if err == nil && name == twice {
+			err = e.purge(ctx, cut)
+		}
 	}
 	if err != nil {
 		return err
@@ -128,6 +139,9 @@ func (j *Journal) Checkpoint(ctx context.Context, dump func(piece func([]byte) e
 	j.log.Debug("Checkpoint", "sequence", cut, "bytes", info.Size, "took", time.Since(start))
 	return nil
 }
+
+// twice is the end of the name of a checkpoint that is there twice.
+const twice = "-twice"
 
 // prune deletes what a new checkpoint replaces.
 func (j *Journal) prune(ctx context.Context, e *engine, cut uint64, before []checkpoint) error {

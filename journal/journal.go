@@ -37,6 +37,7 @@ type Journal struct {
 	engineMu sync.RWMutex
 	engine   *engine // nil while it is being reopened
 	broken   chan struct{}
+	refused  atomic.Bool // a record, since the last checkpoint, for lack of room
 	ended    atomic.Bool
 	closing  chan struct{}
 	closed   sync.WaitGroup
@@ -96,6 +97,7 @@ func Open(opts Options) (*Journal, error) {
 	j.lock, j.engine = l, e
 	j.metrics = newMetrics(opts.Registerer, j)
 	j.closed.Go(j.supervise)
+	j.closed.Go(j.watchSize)
 	return j, nil
 }
 
@@ -195,6 +197,8 @@ func (j *Journal) publish(ctx context.Context, e *engine, r *Record, id uint64) 
 func (j *Journal) failed(err error) error {
 	j.metrics.failures.Inc()
 	if isFull(err) {
+		j.refused.Store(true)
+		j.isDue()
 		return ErrFull
 	}
 	if j.follow == nil {

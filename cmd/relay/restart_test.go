@@ -173,3 +173,27 @@ func TestScrapesAndPushesWaitForTheReplay(t *testing.T) {
 		t.Errorf("the push that waited is answered %d: %s", a.code, a.body)
 	}
 }
+
+// A journal at --journal.max-bytes refuses, writes the checkpoints that free it, and
+// goes on: the window, at whose ends they are written else, is an hour here.
+func TestFullJournalFreesItself(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some seconds")
+	}
+	c, p, restart := startOn(t, t.TempDir(), "--journal.max-bytes=16MiB", "--journal.window=1h")
+	taken := 0
+	for deadline := time.Now().Add(time.Minute); taken < 40; {
+		if c.push(1<<20) == 204 {
+			taken++
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("only %d pushes of 1 MiB are taken in a minute, where 16 fit", taken)
+		}
+	}
+	if logs := (*p).logs.String(); !strings.Contains(logs, "--journal.max-bytes") {
+		t.Errorf("nothing says which limit it was:\n%s", logs)
+	}
+	c.check("after twice as much as fits")
+	restart(syscall.SIGKILL)
+	c.check("after kill -9")
+}
