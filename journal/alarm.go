@@ -10,7 +10,9 @@ var alarmEvery = 10 * time.Second
 
 // nearlyFull reports whether the journal is near its limit, or has refused a record
 // that did not fit since that was asked last.
-func (j *Journal) nearlyFull() bool { return j.refused.Swap(false) || j.size() > nearFull*j.sizeLimit() }
+func (j *Journal) nearlyFull() bool {
+	return j.refused.Swap(false) || j.size() > nearFull*j.sizeLimit()
+}
 
 // watchSize says once that the journal is near its limit, before it refuses
 // records, and once that it no longer is. While it is, checkpoints are due: each
