@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -83,7 +84,7 @@ func FuzzNegotiate(f *testing.F) {
 	}
 	f.Add("application/x-protobuf", "gzip", "inf")
 	f.Fuzz(func(t *testing.T, media, encoding, ttl string) {
-		r := &http.Request{Method: http.MethodPost, Header: http.Header{"Content-Type": {media}, "Content-Encoding": {encoding}, "X-Relay-Ttl": {ttl}}}
+		r := &http.Request{Method: http.MethodPost, URL: &url.URL{Path: "/", RawQuery: "ttl=" + ttl}, Header: http.Header{"Content-Type": {media}, "Content-Encoding": {encoding}, "X-Relay-Ttl": {ttl}}}
 		v, bad := negotiate(r)
 		if bad == nil && v != v1 && v != v2 || bad != nil && bad.code != http.StatusUnsupportedMediaType {
 			t.Fatalf("%q %q: %v %v", media, encoding, v, bad)
