@@ -486,6 +486,10 @@ func (c *scan) family(f *Family) error {
 				turn := list[:min(len(list), scanTurn)]
 				list = list[len(turn):]
 				c.lock()
+				if !c.still(m) {
+					c.unlock(0)
+					break
+				}
 				c.gather(turn)
 				for j := range turn {
 					c.show(f, m, j, turn[j])
@@ -501,6 +505,14 @@ func (c *scan) family(f *Family) error {
 		c.v.EndFamily(f)
 	}
 	return err
+}
+
+// still reports whether the id of a metric's name means that name yet: between two
+// turns a sweep may free a name, and the next new name gets its id, and the next new
+// series a slot of its list. Under structure.
+func (c *scan) still(m *member) bool {
+	now := c.store.metrics[m.id]
+	return now != nil && now.name == m.name
 }
 
 func (c *scan) lock() {
@@ -706,6 +718,10 @@ func (c *scan) grouped(f *Family) error {
 				turn := rest[:min(len(rest), scanTurn)]
 				rest = rest[len(turn):]
 				c.lock()
+				if !c.still(m) {
+					c.unlock(0)
+					break
+				}
 				c.gather(turn)
 				for i := range turn {
 					if refs, ok := c.selected(&c.slots[i], m); ok {
@@ -728,8 +744,16 @@ func (c *scan) grouped(f *Family) error {
 			}
 			c.lock()
 			c.gather(ids[:len(turn)])
+			var last *member
+			known := false
 			for i := range turn {
 				m := &f.members[turn[i].member]
+				if m != last {
+					last, known = m, c.still(m)
+				}
+				if !known {
+					continue
+				}
 				if c.slots[i].flags&inUse != 0 {
 					c.enter(c.store.refs.at(c.slots[i].refs, c.slots[i].n), turn[i].key)
 				}

@@ -1,0 +1,49 @@
+package series
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// A pausing visitor does something between two families.
+type pausing struct {
+	lines []string
+	pause func()
+}
+
+func (p *pausing) BeginFamily(*Family) {}
+func (p *pausing) Series(_ *Family, s *Series) {
+	p.lines = append(p.lines, fmt.Sprint(s.Name, " ", s.Value))
+}
+func (p *pausing) EndFamily(*Family) {}
+func (p *pausing) Flush() error {
+	if p.pause != nil {
+		p.pause()
+		p.pause = nil
+	}
+	return nil
+}
+
+// While a page is made a series is forgotten, and another one gets its slot and its
+// name the name's id: it is not shown under the old name.
+func TestNamesAreUsedAgainWhileAPageIsMade(t *testing.T) {
+	for _, q := range []Query{{}, {Grouped: true}} {
+		s := New(Options{})
+		push(s, t0, TTL(time.Hour.Milliseconds()), packed("__name__", "a"), t0, 1)
+		push(s, t0, 1000, packed("__name__", "b"), t0, 2)
+		v := &pausing{pause: func() {
+			later := at(10 * time.Minute)
+			for range 4 { // some rounds, for the pins
+				s.Sweep(later)
+			}
+			push(s, later, TTL(time.Hour.Milliseconds()), packed("__name__", "c"), later, 3)
+		}}
+		if err := s.Scan(t0, q, v); err != nil {
+			t.Fatal(err)
+		}
+		if len(v.lines) != 1 || v.lines[0] != "a 1" {
+			t.Errorf("shown is %q", v.lines)
+		}
+	}
+}
