@@ -228,10 +228,10 @@ func (s *Store) NewBatch(r Request) *Batch {
 		if b.owner, ok = s.groupOwner(r.Edge, b.group.key(), true); !ok {
 			b.crowded = true
 		}
-		b.edge = s.owner(r.Edge)
+		b.edge = s.pinOwner(r.Edge)
 	} else {
-		b.owner = s.owner(r.Edge)
-		b.edge = b.owner
+		b.edge = s.pinOwner(r.Edge)
+		b.owner = b.edge
 	}
 	b.received = r.Received.UnixMilli()
 	b.nowMono = s.mono(r.Now)
@@ -266,6 +266,7 @@ func (b *Batch) Release() {
 	if b.group != nil && !b.crowded {
 		s.unpin(b.owner)
 	}
+	s.unpin(b.edge)
 	s.pins.end(b.round)
 	clear(b.fresh)
 	clear(b.more)

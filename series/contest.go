@@ -63,6 +63,17 @@ func (c *contests) forget() {
 	delete(c.list, oldest)
 }
 
+// leave forgets what was noted of edges.
+func (c *contests) leave(edges []uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key := range c.list {
+		if slices.Contains(edges, key[0]) || slices.Contains(edges, key[1]) {
+			delete(c.list, key)
+		}
+	}
+}
+
 // contested notes that a series of one edge's is now another's. Under structure, and
 // the lock of the slot's block.
 func (b *Batch) contested(sl *slot) {

@@ -72,19 +72,14 @@ func (s *Store) groupOwner(edge, key string, pin bool) (id uint32, ok bool) {
 		if len(s.groupIDs) >= s.opts.Limits.Groups {
 			return by, false
 		}
-		if n := len(s.freeOwners); n > 0 {
-			id = s.freeOwners[n-1]
-			s.freeOwners = s.freeOwners[:n-1]
-			s.owners[id] = &owner{}
-		} else {
-			id = uint32(len(s.owners))
-			s.owners = append(s.owners, &owner{})
-		}
-		s.owners[id].group = key
+		id = s.newOwner(&owner{group: key, edge: by})
+		s.owners[by].groups++
 		s.groupIDs[key] = id
 	}
 	o := s.owners[id]
 	s.owners[o.edge].grouped.Add(-o.count.Load())
+	s.owners[o.edge].groups--
+	s.owners[by].groups++
 	o.edge = by
 	s.owners[by].grouped.Add(o.count.Load())
 	if pin {
@@ -119,6 +114,7 @@ func (s *Store) freeGroup(id uint32) {
 		return
 	}
 	delete(s.groupIDs, o.group)
+	s.owners[o.edge].groups--
 	s.freed++ // the id may mean another group now
 	s.owners[id] = &owner{}
 	s.freeOwners = append(s.freeOwners, id)

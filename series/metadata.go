@@ -256,6 +256,33 @@ func (m *metadata) put(edge uint32, family []byte, md Metadata) {
 	m.version.Add(1)
 }
 
+// forget takes back what edges said.
+func (m *metadata) forget(edges []uint32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, variants := range m.families {
+		kept := variants[:0]
+		for _, v := range variants {
+			for _, edge := range edges {
+				if v.has(edge) {
+					v.edges[edge/64] &^= 1 << (edge % 64)
+				}
+			}
+			if v.any() {
+				kept = append(kept, v)
+			}
+		}
+		clear(variants[len(kept):])
+		if m.families[name] = kept; len(kept) == 0 {
+			delete(m.families, name)
+		}
+	}
+	for _, edge := range edges {
+		delete(m.perEdge, edge)
+	}
+	m.version.Add(1)
+}
+
 func (v *variant) any() bool {
 	for _, w := range v.edges {
 		if w != 0 {

@@ -526,6 +526,11 @@ func (c *scan) lock() {
 			}
 		}
 		c.last = nil
+		if c.owner != math.MaxUint32 {
+			if id, ok := s.ownerIDs[c.query.Edge]; !ok || id != c.owner {
+				c.owner = math.MaxUint32 - 1 // it was forgotten meanwhile, and had nothing
+			}
+		}
 	}
 }
 

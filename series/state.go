@@ -262,7 +262,7 @@ func (s *Store) dumpMetadata(piece func([]byte) error) error {
 		m.mu.RLock()
 		for _, v := range m.families[family] {
 			for edge := range uint32(min(len(names), 64*len(v.edges))) {
-				if v.has(edge) {
+				if v.has(edge) && names[edge] != "" { // else it is being forgotten
 					b = appendBytes(b, names[edge])
 					b = appendBytes(b, family)
 					b = append(b, byte(v.Type))

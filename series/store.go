@@ -129,10 +129,12 @@ type owner struct {
 	count   atomic.Int64 // slots that it owns
 	grouped atomic.Int64 // slots of an edge's groups
 
-	group string       // of a group: its key
-	edge  uint32       // of a group: who pushed it last. Under structure
-	pins  atomic.Int32 // batches on their way
-	until int64        // of a group: when its last series ends, monotonic ms. Under mu
+	group  string       // of a group: its key
+	edge   uint32       // of a group: who pushed it last. Under structure
+	pins   atomic.Int32 // batches on their way
+	idle   atomic.Int32 // sweeps since a batch of an edge began
+	groups int          // that the edge pushed last. Under structure
+	until  int64        // of a group: when its last series ends, monotonic ms. Under mu
 
 	mu   sync.Mutex // guards list from batches; the structure lock from the sweep
 	list []uint32   // as metric.list; also holds slots that went to another owner, and some twice
@@ -283,12 +285,23 @@ func (s *Store) takeSlot() uint32 {
 	return uint32(s.open << blockBits)
 }
 
-// owner returns the id of an edge by name, OtherEdge's beyond the limit.
+// owner returns the id of an edge by name, OtherEdge's beyond the limit. It is the
+// edge's until it is forgotten: see forgetEdges.
 func (s *Store) owner(name string) uint32 {
+	id := s.pinOwner(name)
+	s.unpin(id)
+	return id
+}
+
+// pinOwner is owner for a batch: the edge is not forgotten before unpin.
+func (s *Store) pinOwner(name string) uint32 {
 	s.structure.RLock()
 	id, ok := s.ownerIDs[name]
 	if !ok && len(s.ownerIDs) >= s.opts.Limits.Edges {
 		id, ok = s.ownerIDs[OtherEdge]
+	}
+	if ok {
+		s.owners[id].pin()
 	}
 	s.structure.RUnlock()
 	if ok {
@@ -299,13 +312,62 @@ func (s *Store) owner(name string) uint32 {
 	if len(s.ownerIDs) >= s.opts.Limits.Edges {
 		name = OtherEdge
 	}
-	if id, ok := s.ownerIDs[name]; ok {
+	id, ok = s.ownerIDs[name]
+	if !ok {
+		id = s.newOwner(&owner{name: name})
+		s.ownerIDs[name] = id
+	}
+	s.owners[id].pin()
+	return id
+}
+
+// newOwner finds a number for an owner. Under structure, for writing.
+func (s *Store) newOwner(o *owner) uint32 {
+	if n := len(s.freeOwners); n > 0 {
+		id := s.freeOwners[n-1]
+		s.freeOwners = s.freeOwners[:n-1]
+		s.owners[id] = o
 		return id
 	}
-	id = uint32(len(s.owners))
-	s.owners = append(s.owners, &owner{name: name})
-	s.ownerIDs[name] = id
-	return id
+	s.owners = append(s.owners, o)
+	return uint32(len(s.owners) - 1)
+}
+
+func (o *owner) pin() {
+	o.pins.Add(1)
+	o.idle.Store(0)
+}
+
+// idleSweeps is for how many sweeps an edge of which nothing is held, not even a
+// watermark, stays what it is: its metadata comes apart from its samples, and before
+// them.
+const idleSweeps = 120
+
+// forgetEdges forgets edges of which nothing is held any more, and what they said of
+// families: else the names of senders that change them, or come from changing
+// addresses, would fill --limits.edges for ever.
+func (s *Store) forgetEdges() {
+	s.structure.Lock()
+	var gone []uint32
+	for name, id := range s.ownerIDs {
+		o := s.owners[id]
+		if o.count.Load() != 0 || o.grouped.Load() != 0 || o.groups != 0 || o.pins.Load() != 0 || len(o.list) != 0 || o.idle.Add(1) <= idleSweeps {
+			continue
+		}
+		delete(s.ownerIDs, name)
+		s.owners[id] = &owner{}
+		gone = append(gone, id)
+	}
+	s.structure.Unlock()
+	if len(gone) == 0 {
+		return
+	}
+	s.metadata.forget(gone)
+	s.contests.leave(gone)
+	s.structure.Lock()
+	s.freed++ // the ids may mean other edges now
+	s.freeOwners = append(s.freeOwners, gone...)
+	s.structure.Unlock()
 }
 
 // Stats is the state of a store at one time.

@@ -114,6 +114,7 @@ func (s *Store) Sweep(now time.Time) (freed int) {
 		s.structure.Unlock()
 	}
 	s.tidyOwners(len(limbo) > 0)
+	s.forgetEdges()
 	if len(limbo) == 0 {
 		return 0
 	}
