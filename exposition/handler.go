@@ -42,7 +42,15 @@ type Options struct {
 	// Ready is closed when the store has all that it is to show; until then
 	// scrapes wait. Nil: it has.
 	Ready <-chan struct{}
+
+	// CatchUp has the store show what was acknowledged elsewhere before it is called;
+	// each page waits for it. If it cannot, the page shows what there is, with the error
+	// in the header BehindHeader. Nil: there is no elsewhere.
+	CatchUp func(context.Context) error
 }
+
+// BehindHeader says on a page why it may lack what other relays have acknowledged.
+const BehindHeader = "X-Relay-Behind"
 
 // Edges knows which edges are silent: see [relay/edges.Registry].
 type Edges interface {
@@ -128,6 +136,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case <-patience.Done():
 			h.unavailable(w, "starting", "the relay is replaying its journal")
 			return
+		}
+	}
+	if h.opts.CatchUp != nil {
+		if err := h.opts.CatchUp(patience); err != nil {
+			w.Header().Set(BehindHeader, err.Error())
 		}
 	}
 	if q.Edge != "" && h.opts.Edges != nil && h.opts.Edges.Silent(q.Edge, start) {

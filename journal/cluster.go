@@ -95,8 +95,6 @@ func connect(ctx context.Context, o *Options) (*engine, error) {
 		return nil, err
 	}
 	e := &engine{conn: conn}
-	ctx, cancel := context.WithTimeout(ctx, startTime)
-	defer cancel()
 	if err := e.openShared(ctx, o); err != nil {
 		e.close()
 		return nil, err
@@ -109,7 +107,8 @@ func connect(ctx context.Context, o *Options) (*engine, error) {
 var errUnfit = errors.New("the stream is not fit to be a journal")
 
 // openShared finds or makes the stream and the object store in a cluster. A stream
-// that is there stays as it is.
+// that is there stays as it is. ctx has no deadline, so that each request has its own:
+// a cluster that is electing its leaders answers some of them never.
 func (e *engine) openShared(ctx context.Context, o *Options) (err error) {
 	c := o.Cluster
 	if e.js, err = jetstream.New(e.conn, jetstream.WithDefaultTimeout(requestTime)); err != nil {

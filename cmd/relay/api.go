@@ -89,6 +89,10 @@ func (r *relay) deleteSeries(w http.ResponseWriter, req *http.Request) {
 		fail(http.StatusBadRequest, "bad_data", err.Error())
 		return
 	}
+	if err := r.catchUp(req.Context()); err != nil {
+		fail(http.StatusServiceUnavailable, "unavailable", err.Error())
+		return
+	}
 	n, err := r.ingest.Delete(req.Context(), q, dry == "true")
 	switch {
 	case errors.Is(err, ingest.ErrTooMany):

@@ -22,6 +22,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/prometheus/prompb"
+
+	"relay/exposition"
 )
 
 // TestCluster runs two relays on one stream of three real nats-servers, under load,
@@ -92,6 +94,22 @@ func TestCluster(t *testing.T) {
 		l.awaitAnswers("with one relay", relays[0])
 		relays[1].run(t)
 		relays[1].awaitReady(t)
+	})
+	phase("one relay away for too long", func() {
+		// Nothing that is on its way to it gets there: it finds that the stream has gone on.
+		relays[0].Signal(syscall.SIGSTOP)
+		last := servers.state(t).State.LastSeq
+		for i := range 3 {
+			servers.kill(i)
+		}
+		for i := range 3 {
+			servers.run(t, i)
+		}
+		relays[1].awaitReady(t)
+		within(t, "what it has not seen is purged", func() bool { return servers.state(t).State.FirstSeq > last+100 })
+		relays[0].Signal(syscall.SIGCONT)
+		within(t, "it starts over", func() bool { return strings.Contains(relays[0].logs.String(), "Starting over") })
+		relays[0].awaitReady(t)
 	})
 	close(l.stop)
 	l.wait.Wait()
@@ -167,7 +185,20 @@ func (s *natsServers) url() string { return "nats://" + strings.Join(s.address[:
 // leader is the number of the server that leads the stream.
 func (s *natsServers) leader(t *testing.T) (n int) {
 	t.Helper()
-	nc, err := nats.Connect(s.url())
+	info := s.state(t)
+	if info.Config.Replicas != 3 {
+		t.Errorf("the stream has %d replicas", info.Config.Replicas)
+	}
+	if _, err := fmt.Sscanf(info.Cluster.Leader, "n%d", &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// state is what the cluster says of the stream.
+func (s *natsServers) state(t *testing.T) *jetstream.StreamInfo {
+	t.Helper()
+	nc, err := nats.Connect(s.url(), nats.Timeout(5*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,20 +207,13 @@ func (s *natsServers) leader(t *testing.T) (n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	stream, err := js.Stream(ctx, "RELAY")
 	if err != nil {
 		t.Fatal(err)
 	}
-	info := stream.CachedInfo()
-	if info.Config.Replicas != 3 {
-		t.Errorf("the stream has %d replicas", info.Config.Replicas)
-	}
-	if _, err := fmt.Sscanf(info.Cluster.Leader, "n%d", &n); err != nil {
-		t.Fatal(err)
-	}
-	return n
+	return stream.CachedInfo()
 }
 
 // A relayProcess can be started again where it was.
@@ -399,7 +423,7 @@ func (l *clusterLoad) check(r *relayProcess) {
 		}
 		return
 	}
-	behind := res.Header.Get(behindHeader) != "" // then it shows what it has
+	behind := res.Header.Get(exposition.BehindHeader) != "" // then it shows what it has
 	if behind {
 		l.behind.Add(1)
 	}

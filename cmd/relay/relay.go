@@ -116,7 +116,7 @@ func newRelay(cfg *config, log *slog.Logger) (*relay, error) {
 	})
 	r.pusher = r.ingest.Pusher(cfg.pushTTL)
 	r.pages, err = exposition.New(exposition.Options{
-		Ready: r.replayed, Edges: r.edges, Refused: r.refused,
+		Ready: r.replayed, CatchUp: r.catchUp, Edges: r.edges, Refused: r.refused,
 		Store: r.store, Registerer: r.registry, Logger: log.With("component", "exposition"),
 		Timestamps: cfg.timestamps, Lookback: cfg.lookback, MaxScrapes: cfg.maxScrapes,
 	})
@@ -213,13 +213,13 @@ func (r *relay) routes() (http.Handler, error) {
 	if r.cfg.ingestAddress == "" {
 		r.pushRoutes(mux)
 	}
-	mux.Handle("/metrics", r.caughtUp(r.pages))
+	mux.Handle("/metrics", r.pages)
 	mux.Handle("GET /api/v1/sd", small(http.HandlerFunc(r.discovery)))
 	mux.Handle("GET /api/v1/edges", small(http.HandlerFunc(r.listEdges)))
 	mux.Handle("GET /api/v1/status", small(http.HandlerFunc(r.status)))
 	mux.HandleFunc("GET /api/v1/metrics", r.pages.Groups)
 	mux.Handle("GET /api/v1/series", small(http.HandlerFunc(r.pages.Series)))
-	mux.Handle("DELETE /api/v1/series", r.caughtUp(http.HandlerFunc(r.deleteSeries)))
+	mux.HandleFunc("DELETE /api/v1/series", r.deleteSeries)
 	mux.HandleFunc("GET /api/v1/explain", r.pages.Explain)
 	mux.HandleFunc("PUT /api/v1/admin/wipe", r.wipe)
 	mux.Handle("GET /-/metrics", promhttp.InstrumentMetricHandler(r.registry, promhttp.HandlerFor(r.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})))
@@ -255,29 +255,18 @@ func (r *relay) routes() (http.Handler, error) {
 	return r.prefixed(mux), nil
 }
 
-// catchUpTime is how long a scrape waits for what other relays have acknowledged.
+// catchUpTime is how long a page waits for what other relays have acknowledged.
 const catchUpTime = time.Second
 
-// behindHeader says on a page why it may lack what other relays have acknowledged.
-const behindHeader = "X-Relay-Behind"
-
-// caughtUp has pages show what any relay with the same journal had acknowledged when
-// they were asked for. If that cannot be known they show what there is, and say so.
-func (r *relay) caughtUp(pages http.Handler) http.Handler {
-	if r.cfg.journal != "nats" {
-		return pages
+// catchUp has the store show what any relay with the same journal had acknowledged
+// when it is called.
+func (r *relay) catchUp(ctx context.Context) error {
+	if r.journal == nil {
+		return nil
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if r.ready.Load() {
-			ctx, cancel := context.WithTimeout(req.Context(), catchUpTime)
-			err := r.journal.CatchUp(ctx)
-			cancel()
-			if err != nil {
-				w.Header().Set(behindHeader, err.Error())
-			}
-		}
-		pages.ServeHTTP(w, req)
-	})
+	ctx, cancel := context.WithTimeout(ctx, catchUpTime)
+	defer cancel()
+	return r.journal.CatchUp(ctx)
 }
 
 // pushRoutes says where pushes are taken.
