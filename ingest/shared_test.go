@@ -188,7 +188,7 @@ func TestRelaysThatShareAJournal(t *testing.T) {
 // sendAnything sends requests that meet those of others: few series, few groups, times
 // that are equal or in no order.
 func sendAnything(t *testing.T, m *member, rng *rand.Rand, start int64) {
-	pusher := m.Pusher(0)
+	pusher := m.pusher
 	send := func(h http.Handler, method, path, edge, body string) {
 		req := httptest.NewRequest(method, path, strings.NewReader(body))
 		req.Header.Set(EdgeHeader, edge)

@@ -116,12 +116,13 @@ func (e *engine) openShared(ctx context.Context, o *Options) (err error) {
 	}
 	e.stream, err = e.js.Stream(ctx, c.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		o.Logger.Warn("The journal's stream is made anew", "stream", c.Stream, "replicas", c.Replicas, "max_bytes", o.MaxBytes)
 		e.stream, err = e.js.CreateStream(ctx, jetstream.StreamConfig{
 			Name: c.Stream, Subjects: []string{subject + "." + c.Stream}, Storage: jetstream.FileStorage,
 			Discard: jetstream.DiscardNew, MaxBytes: o.MaxBytes, MaxMsgSize: -1, Replicas: c.Replicas,
 		})
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another relay was faster
+		if err == nil {
+			o.Logger.Warn("The journal's stream was not there and is made", "stream", c.Stream, "replicas", c.Replicas, "max_bytes", o.MaxBytes)
+		} else if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another relay was faster
 			e.stream, err = e.js.Stream(ctx, c.Stream)
 		}
 	}
