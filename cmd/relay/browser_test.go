@@ -269,8 +269,9 @@ func pageRefused(t *testing.T) {
 	if text := eval[string](b, pageRow("shop-17")+`.querySelector(".of-trouble").innerText`); !strings.Contains(text, "1 refused: too_far_in_future") || !strings.Contains(text, "up") {
 		t.Errorf("its trouble is %q", text)
 	}
-	for i := range 4 {
-		pushLabels(t, base, "shop-"+strconv.Itoa(18+i%2), "5m", time.Now(), map[string]string{"__name__": "same"})
+	for i := range 4 { // each newer than the one before, however fast they follow
+		at := time.Now().Add(time.Duration(i) * time.Second)
+		pushLabels(t, base, "shop-"+strconv.Itoa(18+i%2), "5m", at, map[string]string{"__name__": "same"})
 	}
 	eval[chromedp.Void](b, `location.hash = "#relay"`)
 	b.until("who writes the same series", `/shop-18 and shop-19: same|shop-19 and shop-18: same/.test(document.querySelector(".contested:not([hidden])")?.innerText)`)
