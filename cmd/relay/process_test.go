@@ -379,11 +379,28 @@ func start(t *testing.T, bin string, args ...string) *process {
 		p.cmd.Process.Kill()
 		<-p.exited
 		if t.Failed() {
-			text := p.logs.String()
-			t.Logf("%s said:\n%s", filepath.Base(bin), text[max(0, len(text)-3000):])
+			keepLogs(t, filepath.Base(bin), p.logs.String())
 		}
 	})
 	return p
+}
+
+// keepLogs keeps what a program has said for whoever looks at a failed test: whole
+// where artefacts are kept, where it does not bury what failed, or else its end.
+func keepLogs(t *testing.T, program, text string) {
+	if dir := os.Getenv("RELAY_ARTIFACTS"); dir != "" {
+		os.MkdirAll(dir, 0o755)
+		f, err := os.CreateTemp(dir, strings.ReplaceAll(t.Name(), "/", "-")+"-"+program+"-*.log")
+		if err == nil {
+			defer f.Close()
+			if _, err = f.WriteString(text); err == nil {
+				t.Logf("what %s said is in %s", program, f.Name())
+				return
+			}
+		}
+		t.Log(err)
+	}
+	t.Logf("%s said:\n%s", program, text[max(0, len(text)-3000):])
 }
 
 func (p *process) Signal(s os.Signal) { p.cmd.Process.Signal(s) }
