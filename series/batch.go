@@ -6,6 +6,7 @@ import (
 	"math/bits"
 	"slices"
 	"time"
+	"unsafe"
 )
 
 // A Request is what holds for all samples of one accepted request.
@@ -128,7 +129,9 @@ type Batch struct {
 	freed   uint64       // Store.freed when turns was set
 	scratch []byte
 	spare   []byte
-	ids     []pairID
+	ids     []pairID // of the last series by references, or scratch
+	idsOf   []uint32 // the references that ids were found for
+	idsTurn uint32   // when
 	last    compared
 
 	terms             Terms
@@ -136,7 +139,8 @@ type Batch struct {
 	verbatim          bool        // the sender sends the forced labels itself
 	replica, pairName string      // see Replica
 	unforced          [2][]pairID // see sent
-	touched           pairID      // keeps the loads of lookup and touch alive
+	ahead             ahead       // of lookup and touch
+	apart             []pairID    // of lookup
 }
 
 // compared is the last series that was found by its labels: the next one has most
@@ -281,8 +285,8 @@ func (b *Batch) Release() {
 	}
 	*b = Batch{
 		store: s, entries: b.entries[:0], fresh: b.fresh[:0], labels: b.labels[:0], more: b.more[:0], md: b.md[:0],
-		refusals: b.refusals[:0], symbols: b.symbols[:0], pairs: b.pairs, turns: b.turns, freed: b.freed, scratch: b.scratch[:0], spare: b.spare[:0], ids: b.ids[:0],
-		last: compared{labels: b.last.labels[:0]}, forced: b.forced[:0], unforced: b.unforced,
+		refusals: b.refusals[:0], symbols: b.symbols[:0], pairs: b.pairs, turns: b.turns, freed: b.freed, scratch: b.scratch[:0], spare: b.spare[:0], ids: b.ids[:0], idsOf: b.idsOf[:0],
+		last: compared{labels: b.last.labels[:0]}, forced: b.forced[:0], unforced: b.unforced, ahead: b.ahead[:0], apart: b.apart[:0],
 	}
 	s.pool.Put(b)
 }
@@ -660,15 +664,28 @@ func (b *Batch) packed(refs []uint32) []byte {
 
 // interned translates refs to b.ids, and reports whether the dictionary has them
 // all. expected is what they may well be: comparing costs one miss of the cache,
-// looking up several. A request uses the same pairs again and again: what was found is kept in a
-// table where each pair of symbols has one place.
+// looking up several. Most of a series' pairs, at the end, are those of the series
+// before, and a request uses the same pairs again and again: what was found is kept
+// in a table where each pair of symbols has one place.
 func (b *Batch) interned(refs []uint32, expected []pairID) bool {
 	d := b.store.dict
-	b.ids = b.ids[:0]
+	n := len(refs) / 2
+	known := 0 // pairs at the end, as before
+	if len(b.ids) == n && b.idsTurn == b.turns && len(b.idsOf) == len(refs) {
+		for i := len(refs); i >= 2 && refs[i-1] == b.idsOf[i-1] && refs[i-2] == b.idsOf[i-2]; i -= 2 {
+			known++
+		}
+		copy(b.idsOf, refs[:2*(n-known)])
+	} else {
+		b.idsOf = append(b.idsOf[:0], refs...)
+		b.ids = slices.Grow(b.ids[:0], n)[:n]
+	}
+	ids := b.ids
+	b.ids = b.ids[:0] // until they are all there
 	fresh := 0
 	mask := uint32(len(b.pairs) - 1)
-	for i := 0; i+1 < len(refs); i += 2 {
-		name, value := refs[i], refs[i+1]
+	for k := range ids[:n-known] {
+		name, value := refs[2*k], refs[2*k+1]
 		c := &b.pairs[(value+name*0x9e3779b1)&mask]
 		if c.value != value || c.name != name || c.turn != b.turns {
 			if fresh += len(b.symbols[name]) + len(b.symbols[value]); fresh > b.store.opts.Limits.SeriesBytes {
@@ -676,7 +693,7 @@ func (b *Batch) interned(refs []uint32, expected []pairID) bool {
 			}
 			b.scratch = AppendPair(b.scratch[:0], b.symbols[name], b.symbols[value])
 			id, ok := pairID(0), false
-			if k := i / 2; k < len(expected) {
+			if k < len(expected) {
 				id = expected[k]
 				ok = string(d.bytes(id)) == string(b.scratch)
 			}
@@ -687,8 +704,9 @@ func (b *Batch) interned(refs []uint32, expected []pairID) bool {
 			}
 			*c = symbolPair{name: name, value: value, turn: b.turns, id: id}
 		}
-		b.ids = append(b.ids, c.id)
+		ids[k] = c.id
 	}
+	b.ids, b.idsTurn = ids, b.turns
 	return true
 }
 
@@ -981,48 +999,60 @@ func (b *Batch) Accepted() bool {
 
 // lookupTurn is how many series are looked up side by side, so that their cache
 // misses overlap.
-const lookupTurn = 32
+const lookupTurn = 64
 
-// lookup finds the slots of series in steps, each of which only loads what the
-// next one needs, for all of them: a processor waits for many loads at a time if
-// no branch depends on them.
+// lookup finds the slots of series in steps, each of which asks for what the next
+// one reads, for all of them.
 func (b *Batch) lookup(turn []fresh) {
-	s := b.store
+	s, a := b.store, b.ahead[:0]
 	var guess [lookupTurn]uint32
 	var slots [lookupTurn]*slot // nil: nothing under the hash
 	var refs [lookupTurn][]pairID
-	touched := pairID(0)
 	for i := range turn {
-		touched += pairID(s.shardOf(turn[i].hash).touch(uint32(turn[i].hash)))
+		s.shardOf(turn[i].hash).ahead(&a, uint32(turn[i].hash))
 	}
+	a.fetch()
 	for i := range turn {
 		if guess[i] = s.shardOf(turn[i].hash).first(uint32(turn[i].hash)); guess[i] != noSlot {
-			_, slots[i] = s.slot(guess[i])
+			sl := s.slotAt(guess[i])
+			slots[i] = sl
+			a.of(unsafe.Pointer(&sl.refs)) // at one end
+			a.of(unsafe.Pointer(&sl.n))    // at the other
+			a.of(unsafe.Pointer(s.blocks[guess[i]>>blockBits]))
 		}
 	}
+	a.fetch()
 	for i := range turn {
-		if sl := slots[i]; sl != nil {
-			refs[i] = s.refs.at(sl.refs, sl.n)
+		if sl := slots[i]; sl != nil && sl.n > 0 {
+			have := s.refs.at(sl.refs, sl.n)
+			refs[i] = have
+			a.of(unsafe.Pointer(&have[0]))
+			a.of(unsafe.Pointer(&have[len(have)-1]))
 		}
 	}
-	for i := range turn {
-		if have := refs[i]; len(have) > 0 {
-			touched += have[0] + have[len(have)-1]
-		}
-	}
+	a.fetch()
 	// The pairs of series in no order are as far apart, but for those that all
 	// series have, in the same places.
 	var last []pairID
+	apart := b.apart[:0]
 	for i := range turn {
 		have := refs[i]
 		for k, id := range have {
 			if k >= len(last) || last[k] != id {
-				touched += pairID(s.dict.bytes(id)[0])
+				apart = append(apart, id)
+				a.of(unsafe.Pointer(&s.dict.pairs.list[id]))
 			}
 		}
 		last = have
 	}
-	b.touched = touched
+	a.fetch()
+	for _, id := range apart {
+		p := s.dict.bytes(id)
+		a.of(unsafe.Pointer(&p[0]))
+		a.of(unsafe.Pointer(&p[len(p)-1]))
+	}
+	a.fetch()
+	b.ahead, b.apart = a, apart
 	for i := range turn {
 		f := &turn[i]
 		if slots[i] == nil {
@@ -1143,19 +1173,22 @@ func (b *Batch) Commit() Result {
 	return b.res
 }
 
-// applyTurn is how many slots are loaded side by side before they are written.
+// applyTurn is how many slots are asked for before they are written.
 const applyTurn = 32
 
-// touch loads the slots of entries, as lookup does.
+// touch asks for the slots of entries, as lookup does.
 func (b *Batch) touch(entries []entry) {
-	touched := uint32(0)
+	a := b.ahead[:0]
 	for i := range entries {
 		if entries[i].kind&isMissing == 0 {
-			_, sl := b.store.slot(entries[i].slot)
-			touched += sl.refs + uint32(sl.n)
+			sl := b.store.slotAt(entries[i].slot)
+			a.of(unsafe.Pointer(&sl.refs))
+			a.of(unsafe.Pointer(&sl.n))
+			a.of(unsafe.Pointer(b.store.blocks[entries[i].slot>>blockBits]))
 		}
 	}
-	b.touched = pairID(touched)
+	a.fetch()
+	b.ahead = a
 }
 
 func (b *Batch) apply(i int) {

@@ -72,15 +72,14 @@ func (d *dict) hashLabels(labels []byte) (hash uint64, canonical, ok bool) {
 	var last []byte
 	lastKey := uint64(0)
 	for i := 0; i < len(labels); {
-		name, empty, size := shortPair(labels[i:])
+		name, key, empty, size := shortPair(labels[i:])
 		if size == 0 {
 			var value []byte
 			if name, value, size = scanPair(labels[i:]); size == 0 {
 				return 0, false, false
 			}
-			empty = len(value) == 0
+			key, empty = nameKey(name), len(value) == 0
 		}
-		key := nameKey(name)
 		if empty || key < lastKey || key == lastKey && bytes.Compare(last, name) >= 0 || string(name) == ttlLabel {
 			canonical = false
 		}
@@ -90,18 +89,22 @@ func (d *dict) hashLabels(labels []byte) (hash uint64, canonical, ok bool) {
 	return maphash.Bytes(d.seed, labels), canonical, true
 }
 
-// shortPair is scanPair for pairs with lengths of one byte each; size is 0 for
-// others. Nearly all are.
-func shortPair(b []byte) (name []byte, empty bool, size int) {
-	if len(b) < 6 || b[0] != 0x0a || b[1] >= 0x80 || b[2] != 0x0a {
-		return nil, false, 0
+// shortPair is scanPair, and nameKey of the name, for pairs with lengths of one byte
+// each that eight bytes of the name, or of what follows, can be read of; size is 0
+// for others. Nearly all are.
+func shortPair(b []byte) (name []byte, key uint64, empty bool, size int) {
+	if len(b) < 12 || b[0] != 0x0a || b[1] >= 0x80 || b[2] != 0x0a {
+		return nil, 0, false, 0
 	}
 	size = 2 + int(b[1])
-	at := 4 + int(b[3]) // behind the name
+	n := int(b[3])
+	at := 4 + n // behind the name
 	if size > len(b) || at+2 > size || b[at] != 0x12 || int(b[at+1]) != size-at-2 {
-		return nil, false, 0
+		return nil, 0, false, 0
 	}
-	return b[4:at], size == at+2, size
+	// A shift of 64 or more gives 0. Without branches: names are of all lengths.
+	key = binary.BigEndian.Uint64(b[4:12]) &^ (math.MaxUint64 >> (8 * n))
+	return b[4:at], key, size == at+2, size
 }
 
 // nameKey is the beginning of a name as a number: of two names that differ in it,

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
 // Options configure a Store. The zero value has the defaults.
@@ -198,6 +199,13 @@ func (s *Store) SetFull(full bool) { s.full.Store(full) }
 func (s *Store) slot(id uint32) (*block, *slot) {
 	b := s.blocks[id>>blockBits]
 	return b, &b.slots[id&(blockLen-1)]
+}
+
+// slotAt is slot without its block, which need not be looked at to read what the
+// structure lock guards.
+func (s *Store) slotAt(id uint32) *slot {
+	const each = uint32(slabBlocks * blockLen)
+	return (*slot)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(s.slabs[id/each].mem)), uintptr(id%each)*unsafe.Sizeof(slot{})))
 }
 
 func (s *Store) shardOf(hash uint64) *table { return &s.index[hash>>(64-6)] }

@@ -1,5 +1,7 @@
 package series
 
+import "unsafe"
+
 // A table is a set of 32-bit ids found by a 32-bit keyed hash, which it keeps
 // beside each id, so that it can grow by itself. Hashes may collide: the caller
 // decides equality, exactly, by looking at what the id stands for. It takes 8 bytes
@@ -37,12 +39,11 @@ func (t *table) find(hash uint32, eq func(id uint32) bool) (uint32, bool) {
 // need not double.
 func (t *table) home(hash uint32) int { return int(uint64(hash) * uint64(len(t.entries)) >> 32) }
 
-// touch loads what first looks at first.
-func (t *table) touch(hash uint32) uint64 {
-	if len(t.entries) == 0 {
-		return 0
+// ahead asks for what find and first look at first.
+func (t *table) ahead(a *ahead, hash uint32) {
+	if len(t.entries) > 0 {
+		a.of(unsafe.Pointer(&t.entries[t.home(hash)]))
 	}
-	return t.entries[t.home(hash)]
 }
 
 // first returns the first id under hash without a look at what it stands for, or
