@@ -139,8 +139,8 @@ type Batch struct {
 	verbatim          bool        // the sender sends the forced labels itself
 	replica, pairName string      // see Replica
 	unforced          [2][]pairID // see sent
-	ahead             ahead       // of lookup and touch
-	apart             []pairID    // of lookup
+	ahead             ahead
+	searches          [maxSearches]search // of fresh, by the number's last bits
 }
 
 // compared is the last series that was found by its labels: the next one has most
@@ -286,7 +286,7 @@ func (b *Batch) Release() {
 	*b = Batch{
 		store: s, entries: b.entries[:0], fresh: b.fresh[:0], labels: b.labels[:0], more: b.more[:0], md: b.md[:0],
 		refusals: b.refusals[:0], symbols: b.symbols[:0], pairs: b.pairs, turns: b.turns, freed: b.freed, scratch: b.scratch[:0], spare: b.spare[:0], ids: b.ids[:0], idsOf: b.idsOf[:0],
-		last: compared{labels: b.last.labels[:0]}, forced: b.forced[:0], unforced: b.unforced, ahead: b.ahead[:0], apart: b.apart[:0],
+		last: compared{labels: b.last.labels[:0]}, forced: b.forced[:0], unforced: b.unforced, ahead: b.ahead[:0],
 	}
 	s.pool.Put(b)
 }
@@ -296,6 +296,7 @@ func (b *Batch) read() {
 		if b.turn++; b.turn < readTurn {
 			return
 		}
+		b.seekAll()
 		b.letGo()
 	}
 	b.store.structure.RLock()
@@ -519,12 +520,9 @@ func (b *Batch) find(hash uint64, labels []byte, stay bool) Verdict {
 		b.labels = append(b.labels, labels...) // where it grows, what is cut from the old stays
 		labels = b.labels[from:]
 	}
-	if len(b.fresh)-b.sought == lookupTurn { // while their labels are in the cache
-		b.lookup(b.fresh[b.sought:])
-		b.sought = len(b.fresh)
-	}
 	b.cur = current{slot: noSlot, ttl: b.ttl, fresh: uint32(len(b.fresh))}
 	b.fresh = append(b.fresh, fresh{hash: hash, labels: labels, slot: noSlot})
+	b.seek(len(b.fresh) - 1)
 	return OK
 }
 
@@ -892,13 +890,7 @@ func (b *Batch) Prepare() *Result {
 		return &b.res
 	}
 	b.prepared = true
-	for rest := b.fresh[b.sought:]; len(rest) > 0; {
-		b.read()
-		turn := rest[:min(len(rest), lookupTurn)]
-		rest = rest[len(turn):]
-		b.turn += len(turn)
-		b.lookup(turn)
-	}
+	b.seekAll() // under the lock that is held while anything is sought
 	b.letGo()
 	b.create()
 	full := b.store.full.Load() && b.recorded == nil
@@ -997,69 +989,75 @@ func (b *Batch) Accepted() bool {
 	return b.res.Samples+b.res.Histograms+b.res.Exemplars+len(b.md) > 0
 }
 
-// lookupTurn is how many series are looked up side by side, so that their cache
-// misses overlap.
-const lookupTurn = 64
+// Series in no order are found in steps, each of which only asks for the memory that
+// the next one reads. Between the steps of one series others take theirs, so that the
+// processor has something to do while memory answers, and asks for many at a time.
+const (
+	seekSteps = 5
+	seekApart = 4 // series between two steps of one
 
-// lookup finds the slots of series in steps, each of which asks for what the next
-// one reads, for all of them.
-func (b *Batch) lookup(turn []fresh) {
+	maxSearches = 32 // a power of two, over seekSteps*seekApart
+)
+
+// A search is how far a series has got that is being looked up.
+type search struct {
+	slot  *slot // nil: nothing under the hash
+	guess uint32
+	refs  []pairID
+}
+
+// seek takes a step of each search: the series of that number, of fresh, has been
+// added, or would have been.
+func (b *Batch) seek(n int) {
 	s, a := b.store, b.ahead[:0]
-	var guess [lookupTurn]uint32
-	var slots [lookupTurn]*slot // nil: nothing under the hash
-	var refs [lookupTurn][]pairID
-	for i := range turn {
-		s.shardOf(turn[i].hash).ahead(&a, uint32(turn[i].hash))
+	if n < len(b.fresh) {
+		h := b.fresh[n].hash
+		s.shardOf(h).ahead(&a, uint32(h))
 	}
-	a.fetch()
-	for i := range turn {
-		if guess[i] = s.shardOf(turn[i].hash).first(uint32(turn[i].hash)); guess[i] != noSlot {
-			sl := s.slotAt(guess[i])
-			slots[i] = sl
-			a.of(unsafe.Pointer(&sl.refs)) // at one end
-			a.of(unsafe.Pointer(&sl.n))    // at the other
-			a.of(unsafe.Pointer(s.blocks[guess[i]>>blockBits]))
+	if i := n - seekApart; i >= b.sought && i < len(b.fresh) {
+		at, h := b.search(i), b.fresh[i].hash
+		*at = search{guess: s.shardOf(h).first(uint32(h))}
+		if at.guess != noSlot {
+			at.slot = s.slotAt(at.guess)
+			a.slot(at.slot)
+			a.of(unsafe.Pointer(s.blocks[at.guess>>blockBits]))
 		}
 	}
-	a.fetch()
-	for i := range turn {
-		if sl := slots[i]; sl != nil && sl.n > 0 {
-			have := s.refs.at(sl.refs, sl.n)
-			refs[i] = have
-			a.of(unsafe.Pointer(&have[0]))
-			a.of(unsafe.Pointer(&have[len(have)-1]))
+	if i := n - 2*seekApart; i >= b.sought && i < len(b.fresh) {
+		if at := b.search(i); at.slot != nil && at.slot.n > 0 {
+			at.refs = s.refs.at(at.slot.refs, at.slot.n)
+			a.of(unsafe.Pointer(&at.refs[0]))
+			a.of(unsafe.Pointer(&at.refs[len(at.refs)-1]))
 		}
 	}
-	a.fetch()
-	// The pairs of series in no order are as far apart, but for those that all
-	// series have, in the same places.
-	var last []pairID
-	apart := b.apart[:0]
-	for i := range turn {
-		have := refs[i]
-		for k, id := range have {
-			if k >= len(last) || last[k] != id {
-				apart = append(apart, id)
+	if i := n - 3*seekApart; i >= b.sought && i < len(b.fresh) {
+		before := b.search(i - 1).refs
+		for k, id := range b.search(i).refs {
+			if k >= len(before) || before[k] != id {
 				a.of(unsafe.Pointer(&s.dict.pairs.list[id]))
 			}
 		}
-		last = have
 	}
-	a.fetch()
-	for _, id := range apart {
-		p := s.dict.bytes(id)
-		a.of(unsafe.Pointer(&p[0]))
-		a.of(unsafe.Pointer(&p[len(p)-1]))
-	}
-	a.fetch()
-	b.ahead, b.apart = a, apart
-	for i := range turn {
-		f := &turn[i]
-		if slots[i] == nil {
-			continue
+	if i := n - 4*seekApart; i >= b.sought && i < len(b.fresh) {
+		before := b.search(i - 1).refs
+		for k, id := range b.search(i).refs {
+			if k >= len(before) || before[k] != id {
+				p := s.dict.bytes(id)
+				a.of(unsafe.Pointer(&p[0]))
+				a.of(unsafe.Pointer(&p[len(p)-1]))
+			}
 		}
-		if s.hasPairs(refs[i], f.labels) {
-			f.slot = guess[i]
+	}
+	a.fetch()
+	b.ahead = a
+	if i := n - seekSteps*seekApart; i >= b.sought {
+		b.sought = i + 1
+		f, at := &b.fresh[i], b.search(i)
+		if at.slot == nil {
+			return
+		}
+		if s.hasPairs(at.refs, f.labels) {
+			f.slot = at.guess
 		} else if id, ok := s.findSeries(f.hash, f.labels); ok {
 			f.slot = id
 		}
@@ -1067,6 +1065,21 @@ func (b *Batch) lookup(turn []fresh) {
 			b.slot(f.slot).pin = uint16(b.round)
 		}
 	}
+}
+
+// search is the place of a series of fresh among those that are being looked up.
+func (b *Batch) search(i int) *search { return &b.searches[i&(maxSearches-1)] }
+
+// seekAll ends what seek has begun, before the lock is let go: what was found so far
+// may be something else then.
+func (b *Batch) seekAll() {
+	if b.sought == len(b.fresh) {
+		return
+	}
+	for n := len(b.fresh); b.sought < len(b.fresh); n++ {
+		b.seek(n)
+	}
+	clear(b.searches[:])
 }
 
 // createTurn is how many series one turn of the structure lock creates.
@@ -1155,8 +1168,11 @@ func (b *Batch) Commit() Result {
 	s := b.store
 	for i := range b.entries {
 		b.read()
+		if i == 0 {
+			b.touch(0)
+		}
 		if i%applyTurn == 0 {
-			b.touch(b.entries[i:min(i+applyTurn, len(b.entries))])
+			b.touch(i + applyTurn)
 		}
 		b.apply(i)
 	}
@@ -1173,18 +1189,16 @@ func (b *Batch) Commit() Result {
 	return b.res
 }
 
-// applyTurn is how many slots are asked for before they are written.
-const applyTurn = 32
+// applyTurn is how many slots are asked for while as many are written.
+const applyTurn = 16
 
-// touch asks for the slots of entries, as lookup does.
-func (b *Batch) touch(entries []entry) {
-	a := b.ahead[:0]
-	for i := range entries {
-		if entries[i].kind&isMissing == 0 {
-			sl := b.store.slotAt(entries[i].slot)
-			a.of(unsafe.Pointer(&sl.refs))
-			a.of(unsafe.Pointer(&sl.n))
-			a.of(unsafe.Pointer(b.store.blocks[entries[i].slot>>blockBits]))
+// touch asks for the slots of a turn of entries. Under structure.
+func (b *Batch) touch(from int) {
+	s, a := b.store, b.ahead[:0]
+	for i := from; i < min(from+applyTurn, len(b.entries)); i++ {
+		if e := &b.entries[i]; e.kind&isMissing == 0 {
+			a.slot(s.slotAt(e.slot))
+			a.of(unsafe.Pointer(s.blocks[e.slot>>blockBits]))
 		}
 	}
 	a.fetch()
