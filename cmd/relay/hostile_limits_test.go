@@ -63,10 +63,10 @@ func hostileCredentials(t *testing.T) {
 			a.Errorf("the edge itself: %d", code)
 		}
 		var got codes
-		const n, users = 400, 80
+		const n, users = 2000, 1000
 		parallel(n, 20, func(i int) {
 			user := fmt.Sprint("user", i%users)
-			if i%4 == 0 {
+			if i%8 == 0 {
 				user = "ship"
 			}
 			req, err := http.NewRequest(http.MethodPost, "http://"+s.pushes+writePath, bytes.NewReader(pushBody(t, "h40", 1)))
@@ -82,7 +82,7 @@ func hostileCredentials(t *testing.T) {
 			}
 			res.Body.Close()
 			got.add(res.StatusCode)
-			if i%50 == 0 {
+			if i%200 == 0 {
 				if code := ship(shipPassword); code != 204 {
 					a.Errorf("the edge itself, meanwhile: %d", code)
 				}
@@ -351,7 +351,7 @@ func hostileLimits(t *testing.T) {
 		a.any = true
 	})
 	s.run("60 bad requests without end are not in the log", func(a *attack) {
-		const n = 50_000
+		const n = 1_000_000
 		before := len(s.proc.logs.String())
 		client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
 		defer client.CloseIdleConnections()
