@@ -38,6 +38,33 @@ var buildRelay = sync.OnceValues(func() (string, error) {
 	return bin, nil
 })
 
+// envNumber is a number that whoever runs a test can set.
+func envNumber(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	if s := os.Getenv(name); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	return otherwise
+}
+
+// seedOf is a new seed, or the one that a test is to run with again.
+func seedOf(t *testing.T) uint64 {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("RELAY_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("RELAY_SEED=%d", seed)
+	return seed
+}
+
 // TestCrash kills a relay again and again while edges push to it by remote write
 // and to groups, and holds every page, during the load and after each restart,
 // against the history: everything acknowledged is there, nothing gone is back, no
@@ -47,21 +74,7 @@ func TestCrash(t *testing.T) {
 	if testing.Short() {
 		t.Skip("some seconds a round")
 	}
-	rounds := 2
-	if s := os.Getenv("RELAY_CRASH_ROUNDS"); s != "" {
-		var err error
-		if rounds, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("RELAY_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("RELAY_SEED=%d", seed)
+	rounds, seed := envNumber(t, "RELAY_CRASH_ROUNDS", 2), seedOf(t)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	bin, err := buildRelay()
 	if err != nil {
@@ -76,7 +89,7 @@ func TestCrash(t *testing.T) {
 		if rng.IntN(4) == 0 {
 			sig = syscall.SIGTERM
 		}
-		crashRound(t, bin, dir, h, rng.Uint64(), runFor, sig)
+		crashRound(t, bin, dir, h, rng.Uint64(), runFor, sig, nil)
 		if t.Failed() {
 			t.Fatalf("round %d of %d, with RELAY_SEED=%d", round, rounds, seed)
 		}
@@ -85,12 +98,12 @@ func TestCrash(t *testing.T) {
 }
 
 // crashRound starts the relay, checks its first page, pushes and scrapes for a
-// while, and ends it by a signal.
-func crashRound(t *testing.T, bin, dir string, h *history, seed uint64, runFor time.Duration, sig syscall.Signal) {
+// while, and ends it by a signal: that, or what end does to it first.
+func crashRound(t *testing.T, bin, dir string, h *history, seed uint64, runFor time.Duration, sig syscall.Signal, end func(*crashClient), flags ...string) {
 	address := freeAddress(t)
 	var logs bytes.Buffer
-	cmd := exec.Command(bin, "--web.listen-address="+address, "--journal.path="+dir, "--journal.window=2s", "--series.lag-tolerance=1s",
-		"--exposition.timestamps=always", "--log.level=warn")
+	cmd := exec.Command(bin, append([]string{"--web.listen-address=" + address, "--journal.path=" + dir, "--journal.window=2s", "--series.lag-tolerance=1s",
+		"--exposition.timestamps=always", "--log.level=warn"}, flags...)...)
 	cmd.Stderr = &logs
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -154,6 +167,9 @@ func crashRound(t *testing.T, bin, dir string, h *history, seed uint64, runFor t
 		pushers.Wait()
 		return
 	}
+	if end != nil {
+		end(c)
+	}
 	c.ended.Store(1) // nobody need be answered
 	cmd.Process.Kill()
 	close(stop)
@@ -168,6 +184,13 @@ type crashClient struct {
 	base  string
 	http  *http.Client
 	ended atomic.Int64 // when the relay was told to end, ns; 0 not yet
+
+	// A loss of power has begun, and when it was complete, ns; 0 not yet. What was
+	// asked before that and is answered since is uncertain; what is asked later must
+	// not be acknowledged.
+	cutting        atomic.Bool
+	cut            atomic.Int64
+	refused, pages atomic.Int64 // what was asked then, and what was shown
 }
 
 // do sends a request. A relay that is there answers; one that was told to stop
@@ -189,6 +212,15 @@ func (c *crashClient) do(req *http.Request, codes ...int) int {
 	}
 	if res.StatusCode == 503 && res.Header.Get("Retry-After") == "" {
 		c.t.Errorf("%s %s is answered 503 without Retry-After", req.Method, req.URL.Path)
+	}
+	if c.cutting.Load() {
+		if cut := c.cut.Load(); cut == 0 || begun.UnixNano() < cut {
+			return 0
+		}
+		if res.StatusCode != 503 {
+			c.t.Errorf("%s %s is answered %d without power", req.Method, req.URL.Path, res.StatusCode)
+		}
+		c.refused.Add(1)
 	}
 	return res.StatusCode
 }
@@ -282,7 +314,14 @@ func (c *crashClient) scrape() bool {
 	defer res.Body.Close()
 	page, err := io.ReadAll(res.Body)
 	if err != nil || res.StatusCode != 200 {
+		if err == nil && c.cut.Load() != 0 {
+			c.t.Errorf("a scrape is answered %d without power", res.StatusCode)
+		}
 		return false
+	}
+	if c.cutting.Load() {
+		c.pages.Add(1) // what was not certain may be on it, and is not certain yet
+		return true
 	}
 	faults := c.h.check(v, string(page))
 	for _, f := range faults[:min(len(faults), 10)] {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -229,26 +230,39 @@ func own(t *testing.T, base, name string) float64 {
 	return v
 }
 
+// loopDevice is a disk of 64 MiB in memory, with ext4 on it, and the file it is in.
+// What is on its way to it is not yet in it: only what the file system has written.
+func loopDevice(t *testing.T, mkfs ...string) (device, image string) {
+	t.Helper()
+	image = filepath.Join(mounted(t, "relay-test", "tmpfs", "size=80m"), "image")
+	if err := os.WriteFile(image, make([]byte, 64<<20), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mkfs.ext4", append(append([]string{"-q"}, mkfs...), image)...).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v, %s", err, out)
+	}
+	return attached(t, image), image
+}
+
+// attached is a loop device on an image.
+func attached(t *testing.T, image string) (device string) {
+	t.Helper()
+	loop, err := exec.Command("losetup", "--find", "--show", image).CombinedOutput()
+	if err != nil {
+		t.Skipf("not shown here, there is no loop device: %v, %s", err, loop)
+	}
+	device = strings.TrimSpace(string(loop))
+	t.Cleanup(func() { exec.Command("losetup", "--detach", device).Run() })
+	return device
+}
+
 // The disk answers EIO: a file system on a loop device that has become too short, so
 // that writes and reads beyond its end fail. With --journal.sync=always that is known
 // before the answer. It recovers when the device has its length again.
 func TestDiskError(t *testing.T) {
 	wantsFaults(t)
-	under := mounted(t, "relay-test", "tmpfs", "size=80m")
-	image := filepath.Join(under, "image")
-	if err := os.WriteFile(image, make([]byte, 64<<20), 0o666); err != nil {
-		t.Fatal(err)
-	}
 	// Without a journal of its own, or that would have it read-only for good.
-	if out, err := exec.Command("mkfs.ext4", "-q", "-b", "4096", "-O", "^has_journal", image).CombinedOutput(); err != nil {
-		t.Fatalf("mkfs.ext4: %v, %s", err, out)
-	}
-	loop, err := exec.Command("losetup", "--find", "--show", image).CombinedOutput()
-	if err != nil {
-		t.Skipf("not shown here, there is no loop device: %v, %s", err, loop)
-	}
-	device := strings.TrimSpace(string(loop))
-	t.Cleanup(func() { exec.Command("losetup", "--detach", device).Run() })
+	device, _ := loopDevice(t, "-b", "4096", "-O", "^has_journal")
 	disk := mounted(t, device, "ext4", "errors=continue")
 	limit := func(bytes uint64) {
 		t.Helper()
@@ -283,6 +297,62 @@ func TestDiskError(t *testing.T) {
 	c.recovers(60_000)
 	restart(syscall.SIGKILL)
 	c.check("after kill -9")
+}
+
+// The file system finds an error in itself and turns read-only under way, as ext4 does
+// by default: every write is answered EROFS, and that does not end until it is checked
+// and mounted anew. That is done under the relay, which recovers by itself; what was
+// acknowledged meanwhile and before is there after kill -9.
+func TestDiskTurnsReadOnly(t *testing.T) {
+	wantsFaults(t)
+	for _, sync := range []string{"os", "always"} {
+		t.Run(sync, func(t *testing.T) {
+			device, image := loopDevice(t)
+			disk := mounted(t, device, "ext4", "errors=remount-ro")
+			c, p, restart := startOn(t, filepath.Join(disk, "data"), "--journal.sync="+sync)
+			for range 10 {
+				c.push(10_000)
+			}
+			trigger := filepath.Join("/sys/fs/ext4", filepath.Base(device), "trigger_fs_error")
+			if err := os.WriteFile(trigger, []byte("relay-test"), 0); err != nil {
+				t.Skipf("not shown here, no file system can be given an error: %v", err)
+			}
+			if err := os.Mkdir(filepath.Join(disk, "other"), 0o777); !errors.Is(err, syscall.EROFS) {
+				t.Fatalf("the disk has not turned read-only: %v", err)
+			}
+			c.fails(10_000)
+			if n := len(c.sure); n != 10 {
+				t.Errorf("%d pushes are acknowledged on a disk that is read-only", n-10)
+			}
+			if logs := (*p).logs.String(); !strings.Contains(logs, "read-only file system") {
+				t.Errorf("nothing says read-only file system:\n%s", logs)
+			}
+			if up := own(t, c.base, "relay_journal_up"); up != 0 {
+				t.Errorf("relay_journal_up is %v", up)
+			}
+			// By another device, since the relay has files open on this one.
+			again := attached(t, image)
+			if out, err := exec.Command("e2fsck", "-p", again).CombinedOutput(); err != nil && !strings.Contains(string(out), "clean") {
+				t.Logf("e2fsck: %v, %s", err, out) // it says so when it has mended something
+			}
+			if err := syscall.Mount(again, disk, "ext4", 0, ""); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := syscall.Unmount(disk, syscall.MNT_DETACH); err != nil {
+					t.Error(err)
+				}
+			})
+			c.recovers(10_000)
+			if up := own(t, c.base, "relay_journal_up"); up != 1 {
+				t.Errorf("relay_journal_up is %v", up)
+			}
+			if sync == "always" { // or the first ones never came to the device
+				restart(syscall.SIGKILL)
+				c.check("after kill -9")
+			}
+		})
+	}
 }
 
 // A directory that cannot be written is said at once.
