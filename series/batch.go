@@ -103,7 +103,6 @@ type Batch struct {
 	refusals []uint32 // of them, refused before Prepare
 	received int64    // wall, ms
 	mono     int64    // of received, ms: may be negative in a replay
-	nowMono  int64
 	ttl      packedTTL
 	round    uint32
 	reading  bool // holds structure for reading
@@ -238,8 +237,7 @@ func (s *Store) NewBatch(r Request) *Batch {
 		b.owner = b.edge
 	}
 	b.received = r.Received.UnixMilli()
-	b.nowMono = s.mono(r.Now)
-	b.mono = b.nowMono - max(0, r.Now.UnixMilli()-b.received)
+	b.mono = s.mono(r.Now) - max(0, r.Now.UnixMilli()-b.received)
 	asked := r.TTL
 	if asked == 0 {
 		asked = s.opts.DefaultTTL
@@ -1178,6 +1176,7 @@ func (b *Batch) Commit() Result {
 	}
 	b.letGo()
 	if b.group != nil && !b.crowded {
+		s.pushedBy(b.owner, b.edge)
 		b.endGroup()
 	}
 	if s.full.Load() && b.recorded == nil {
@@ -1251,8 +1250,8 @@ func (b *Batch) apply(i int) {
 		return
 	}
 	a := sample{bits: e.bits, t: e.t, received: b.received, ttl: e.ttl, deadline: deadline(e.t, b.received, b.mono, ttl, s.lag)}
-	wasLive := sl.live(b.nowMono)
-	if !sl.apply(&a, b.nowMono, s.lag) {
+	wasLive := sl.live(b.mono)
+	if !sl.apply(&a, b.mono, s.lag) { // as it was when it was taken, in a replay too
 		b.res.Superseded++
 		return
 	}

@@ -52,7 +52,10 @@ func (s *Store) ownerNamed(name string) (id uint32, pinned bool) {
 	if !ok {
 		return s.owner(name), false
 	}
-	return s.groupOwner(edge, group, true)
+	if id, pinned = s.groupOwner(edge, group, true); pinned {
+		s.pushedBy(id, s.owner(edge))
+	}
+	return id, pinned
 }
 
 func (s *Store) unpin(id uint32) {
@@ -61,8 +64,9 @@ func (s *Store) unpin(id uint32) {
 	s.owners[id].pins.Add(-1)
 }
 
-// groupOwner returns the owner that stands for a group, last pushed by edge. ok is
-// false if there are as many groups as there may be; the edge is then the owner.
+// groupOwner returns the owner that stands for a group; a new one was last pushed by
+// edge. ok is false if there are as many groups as there may be; the edge is then the
+// owner.
 func (s *Store) groupOwner(edge, key string, pin bool) (id uint32, ok bool) {
 	by := s.owner(edge)
 	s.structure.Lock()
@@ -76,16 +80,25 @@ func (s *Store) groupOwner(edge, key string, pin bool) (id uint32, ok bool) {
 		s.owners[by].groups++
 		s.groupIDs[key] = id
 	}
-	o := s.owners[id]
-	s.owners[o.edge].grouped.Add(-o.count.Load())
-	s.owners[o.edge].groups--
-	s.owners[by].groups++
-	o.edge = by
-	s.owners[by].grouped.Add(o.count.Load())
 	if pin {
-		o.pins.Add(1)
+		s.owners[id].pins.Add(1)
 	}
 	return id, true
+}
+
+// pushedBy notes which edge has pushed last to the group that an owner stands for.
+func (s *Store) pushedBy(id, edge uint32) {
+	s.structure.Lock()
+	defer s.structure.Unlock()
+	o := s.owners[id]
+	if o.edge == edge {
+		return
+	}
+	s.owners[o.edge].grouped.Add(-o.count.Load())
+	s.owners[o.edge].groups--
+	s.owners[edge].groups++
+	o.edge = edge
+	s.owners[edge].grouped.Add(o.count.Load())
 }
 
 // own counts n more slots of an owner. Under structure.
@@ -209,7 +222,7 @@ func (b *Batch) endGroup() {
 			continue
 		}
 		block.mu.Lock()
-		if sl.flags&(inUse|sampled) == inUse|sampled && sl.owner == b.owner && sl.flags&deleted == 0 {
+		if sl.flags&(inUse|sampled) == inUse|sampled && sl.owner == b.owner && sl.flags&deleted == 0 && b.mono < sl.forgettable(s.lag) {
 			sl.delete(b.received, b.mono, s.lag)
 		}
 		block.mu.Unlock()

@@ -355,15 +355,14 @@ func (s *Store) loadSeries(r *reader, now time.Time) error {
 		}
 		received := mono - max(0, wall-a.received)
 		a.deadline = deadline(a.t, a.received, received, a.ttl.ttl(), s.lag)
-		if forget := (&slot{deadline: a.deadline, skew: saturate32(a.t - a.received)}).forgettable(s.lag); mono >= forget {
-			continue // forgotten meanwhile
-		}
-		ids = s.loadOne(&a, x, gone, hash, labels, owners[owner], mono, ids)
+		// What would be forgotten by now is not left out: of what follows in a journal it
+		// superseded some. A sweep frees it.
+		ids = s.loadOne(&a, x, gone, hash, labels, owners[owner], received, ids)
 	}
 	return r.err()
 }
 
-// loadOne merges one series.
+// loadOne merges one series, as of when its sample was received.
 func (s *Store) loadOne(a *sample, x *extra, gone bool, hash uint64, labels []byte, owner uint32, mono int64, ids []pairID) []pairID {
 	s.structure.Lock()
 	defer s.structure.Unlock()
