@@ -103,6 +103,25 @@ func (c cutting) append(b []byte, r *Record, p part) []byte {
 // checksum.
 const checksumEnd = 6
 
+// MarshalBinary is the record as the journal has it, in one piece.
+func (r *Record) MarshalBinary() ([]byte, error) {
+	return r.append(nil, part{total: 1}, r.Body), nil
+}
+
+// UnmarshalBinary reads what MarshalBinary wrote; of a record that was split it reads
+// none. The body aliases b.
+func (r *Record) UnmarshalBinary(b []byte) error {
+	in, p, err := parse(b)
+	if err != nil {
+		return err
+	}
+	if p.total != 1 {
+		return fmt.Errorf("journal: part %d of %d of a record", p.index+1, p.total)
+	}
+	*r = in
+	return nil
+}
+
 // append writes a record with one piece of its body.
 func (r *Record) append(b []byte, p part, body []byte) []byte {
 	from := len(b)
