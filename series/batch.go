@@ -140,6 +140,7 @@ type Batch struct {
 	unforced          [2][]pairID // see sent
 	ahead             ahead
 	searches          [maxSearches]search // of fresh, by the number's last bits
+	expected          [2]uint32           // after the last that was found so; see candidates
 }
 
 // compared is the last series that was found by its labels: the next one has most
@@ -210,12 +211,9 @@ type symbolPair struct {
 
 // maxAstray is when a request is taken to be in no order that was seen before:
 // each wrong guess costs the cache misses of a slot, its references and a pair.
-// The guess is still compared with what the hash finds, and trusted again when
-// they agree.
+// What the hash finds is still compared with what would have been guessed, and the
+// guess trusted again when they agree.
 const maxAstray = 3
-
-// probeEvery is how often such a request is tried again for an order.
-const probeEvery = 64
 
 // maxFreshBytes bounds the labels of the new series of one request: references
 // to symbols make them much longer than the request.
@@ -503,7 +501,7 @@ func (b *Batch) hasLabels(sl *slot, labels []byte) bool {
 func (b *Batch) find(hash uint64, labels []byte, stay bool) Verdict {
 	s := b.store
 	prev := b.cur.slot
-	if b.astray <= maxAstray || b.astray%probeEvery == 0 {
+	if b.astray <= maxAstray {
 		if id, ok := s.findSeries(hash, labels); ok {
 			agrees := prev != noSlot && (b.slot(prev).next == id || prev+1 == id)
 			return b.choose(id, b.slot(id), agrees)
@@ -1059,9 +1057,15 @@ func (b *Batch) seek(n int) {
 		} else if id, ok := s.findSeries(f.hash, f.labels); ok {
 			f.slot = id
 		}
-		if f.slot != noSlot {
-			b.slot(f.slot).pin = uint16(b.round)
+		if f.slot == noSlot {
+			return
 		}
+		sl := b.slot(f.slot)
+		sl.pin = uint16(b.round)
+		if b.expected[0] == f.slot || b.expected[1] == f.slot {
+			b.astray = 0
+		}
+		b.expected = [2]uint32{sl.next, f.slot + 1}
 	}
 }
 
