@@ -282,7 +282,7 @@ func (b *Batch) Release() {
 	*b = Batch{
 		store: s, entries: b.entries[:0], fresh: b.fresh[:0], labels: b.labels[:0], more: b.more[:0], md: b.md[:0],
 		refusals: b.refusals[:0], symbols: b.symbols[:0], pairs: b.pairs, turns: b.turns, freed: b.freed, scratch: b.scratch[:0], spare: b.spare[:0], ids: b.ids[:0], idsOf: b.idsOf[:0],
-		last: compared{labels: b.last.labels[:0]}, forced: b.forced[:0], unforced: b.unforced, ahead: b.ahead[:0],
+		last: compared{labels: b.last.labels[:0]}, forced: b.forced[:0], unforced: b.unforced, ahead: b.ahead,
 	}
 	s.pool.Put(b)
 }
@@ -1005,32 +1005,31 @@ type search struct {
 // seek takes a step of each search: the series of that number, of fresh, has been
 // added, or would have been.
 func (b *Batch) seek(n int) {
-	s, a := b.store, b.ahead[:0]
+	s, a := b.store, &b.ahead
 	if n < len(b.fresh) {
 		h := b.fresh[n].hash
-		s.shardOf(h).ahead(&a, uint32(h))
+		s.shardOf(h).ahead(a, uint32(h))
 	}
 	if i := n - seekApart; i >= b.sought && i < len(b.fresh) {
 		at, h := b.search(i), b.fresh[i].hash
 		*at = search{guess: s.shardOf(h).first(uint32(h))}
 		if at.guess != noSlot {
 			at.slot = s.slotAt(at.guess)
-			a.slot(at.slot)
-			a.of(unsafe.Pointer(s.blocks[at.guess>>blockBits]))
+			a.slot(at.slot, s.blocks[at.guess>>blockBits])
 		}
 	}
 	if i := n - 2*seekApart; i >= b.sought && i < len(b.fresh) {
 		if at := b.search(i); at.slot != nil && at.slot.n > 0 {
 			at.refs = s.refs.at(at.slot.refs, at.slot.n)
-			a.of(unsafe.Pointer(&at.refs[0]))
-			a.of(unsafe.Pointer(&at.refs[len(at.refs)-1]))
+			a.read(unsafe.Pointer(&at.refs[0]))
+			a.read(unsafe.Pointer(&at.refs[len(at.refs)-1]))
 		}
 	}
 	if i := n - 3*seekApart; i >= b.sought && i < len(b.fresh) {
 		before := b.search(i - 1).refs
 		for k, id := range b.search(i).refs {
 			if k >= len(before) || before[k] != id {
-				a.of(unsafe.Pointer(&s.dict.pairs.list[id]))
+				a.read(unsafe.Pointer(&s.dict.pairs.list[id]))
 			}
 		}
 	}
@@ -1039,13 +1038,12 @@ func (b *Batch) seek(n int) {
 		for k, id := range b.search(i).refs {
 			if k >= len(before) || before[k] != id {
 				p := s.dict.bytes(id)
-				a.of(unsafe.Pointer(&p[0]))
-				a.of(unsafe.Pointer(&p[len(p)-1]))
+				a.read(unsafe.Pointer(&p[0]))
+				a.read(unsafe.Pointer(&p[len(p)-1]))
 			}
 		}
 	}
 	a.fetch()
-	b.ahead = a
 	if i := n - seekSteps*seekApart; i >= b.sought {
 		b.sought = i + 1
 		f, at := &b.fresh[i], b.search(i)
@@ -1197,15 +1195,13 @@ const applyTurn = 16
 
 // touch asks for the slots of a turn of entries. Under structure.
 func (b *Batch) touch(from int) {
-	s, a := b.store, b.ahead[:0]
+	s, a := b.store, &b.ahead
 	for i := from; i < min(from+applyTurn, len(b.entries)); i++ {
 		if e := &b.entries[i]; e.kind&isMissing == 0 {
-			a.slot(s.slotAt(e.slot))
-			a.of(unsafe.Pointer(s.blocks[e.slot>>blockBits]))
+			a.slot(s.slotAt(e.slot), s.blocks[e.slot>>blockBits])
 		}
 	}
 	a.fetch()
-	b.ahead = a
 }
 
 func (b *Batch) apply(i int) {

@@ -80,7 +80,7 @@ func (d *dict) hashLabels(labels []byte) (hash uint64, canonical, ok bool) {
 			}
 			key, empty = nameKey(name), len(value) == 0
 		}
-		if empty || key < lastKey || key == lastKey && bytes.Compare(last, name) >= 0 || string(name) == ttlLabel {
+		if empty || key <= lastKey && (key < lastKey || bytes.Compare(last, name) >= 0) || len(name) == len(ttlLabel) && string(name) == ttlLabel {
 			canonical = false
 		}
 		last, lastKey = name, key
@@ -90,21 +90,21 @@ func (d *dict) hashLabels(labels []byte) (hash uint64, canonical, ok bool) {
 }
 
 // shortPair is scanPair, and nameKey of the name, for pairs with lengths of one byte
-// each that eight bytes of the name, or of what follows, can be read of; size is 0
-// for others. Nearly all are.
+// each, of which eight bytes from the name on can be read; size is 0 for others.
+// Nearly all are.
 func shortPair(b []byte) (name []byte, key uint64, empty bool, size int) {
-	if len(b) < 12 || b[0] != 0x0a || b[1] >= 0x80 || b[2] != 0x0a {
+	if len(b) < 12 {
 		return nil, 0, false, 0
 	}
-	size = 2 + int(b[1])
-	n := int(b[3])
-	at := 4 + n // behind the name
-	if size > len(b) || at+2 > size || b[at] != 0x12 || int(b[at+1]) != size-at-2 {
+	head := binary.LittleEndian.Uint32(b)
+	size, n := 2+int(head>>8&0xff), int(head>>24)
+	v := size - n - 6 // bytes of the value
+	if head&0xff80ff != 0x0a000a || v < 0 || size > len(b) || binary.LittleEndian.Uint16(b[4+n:]) != 0x12|uint16(v)<<8 {
 		return nil, 0, false, 0
 	}
 	// A shift of 64 or more gives 0. Without branches: names are of all lengths.
-	key = binary.BigEndian.Uint64(b[4:12]) &^ (math.MaxUint64 >> (8 * n))
-	return b[4:at], key, size == at+2, size
+	key = binary.BigEndian.Uint64(b[4:]) &^ (math.MaxUint64 >> (8 * uint(n)))
+	return b[4 : 4+n], key, v == 0, size
 }
 
 // nameKey is the beginning of a name as a number: of two names that differ in it,

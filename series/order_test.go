@@ -38,7 +38,7 @@ func TestOrderIsFoundAgain(t *testing.T) {
 	if sought := send(1, inOrder); sought > 0 {
 		t.Errorf("in order: %d series looked up", sought)
 	}
-	mixed := append(rand.New(rand.NewPCG(1, 1)).Perm(n / 2), inOrder[n/2:]...)
+	mixed := append(rand.New(rand.NewPCG(1, 1)).Perm(n/2), inOrder[n/2:]...)
 	if sought := send(2, mixed); sought < n/2-100 || sought > n/2+100 {
 		t.Errorf("half of the series were in order, %d of %d were looked up", sought, n)
 	}

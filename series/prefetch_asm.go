@@ -6,3 +6,8 @@ package series
 //
 //go:noescape
 func prefetch(at *uintptr, n int)
+
+// prefetchToWrite is prefetch for addresses that will be written.
+//
+//go:noescape
+func prefetchToWrite(at *uintptr, n int)

@@ -3,3 +3,5 @@
 package series
 
 func prefetch(*uintptr, int) {}
+
+func prefetchToWrite(*uintptr, int) {}

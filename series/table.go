@@ -42,7 +42,7 @@ func (t *table) home(hash uint32) int { return int(uint64(hash) * uint64(len(t.e
 // ahead asks for what find and first look at first.
 func (t *table) ahead(a *ahead, hash uint32) {
 	if len(t.entries) > 0 {
-		a.of(unsafe.Pointer(&t.entries[t.home(hash)]))
+		a.read(unsafe.Pointer(&t.entries[t.home(hash)]))
 	}
 }
 
