@@ -94,3 +94,22 @@ func TestDeleteOfAForgottenGroup(t *testing.T) {
 		}
 	}
 }
+
+// A checkpoint has what its requests were compared with: nothing is freed under way.
+func TestNothingIsFreedDuringADump(t *testing.T) {
+	s, now := New(Options{}), at(10*time.Minute)
+	push(s, t0, 1000, packed("__name__", "a"), t0, 1)
+	freed := 0
+	sweep := func([]byte) error {
+		for range 3 {
+			freed += s.Sweep(now)
+		}
+		return nil
+	}
+	if err := s.Dump(sweep); err != nil || freed != 0 {
+		t.Errorf("%d series were freed; %v", freed, err)
+	}
+	if sweep(nil); freed != 1 {
+		t.Errorf("%d series were freed afterwards", freed)
+	}
+}

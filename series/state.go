@@ -25,6 +25,8 @@ const pieceBytes = 1 << 20
 // in it or not; what was committed before is.
 func (s *Store) Dump(piece func([]byte) error) error {
 	d := dump{store: s}
+	s.dumping(1)
+	defer s.dumping(-1)
 	for i := 0; ; i++ {
 		s.structure.RLock()
 		if i >= len(s.blocks) {
@@ -46,6 +48,12 @@ func (s *Store) Dump(piece func([]byte) error) error {
 		return err
 	}
 	return s.dumpMetadata(piece)
+}
+
+func (s *Store) dumping(n int) {
+	s.structure.Lock()
+	defer s.structure.Unlock()
+	s.dumps += n
 }
 
 type dump struct {

@@ -95,6 +95,7 @@ type Store struct {
 	slabs     []slab   // of the blocks' slots
 	open      int      // no block with a free slot below it
 	held      int
+	dumps     int // on their way
 	metrics   map[pairID]*metric
 	owners    []*owner
 	ownerIDs  map[string]uint32

@@ -59,7 +59,8 @@ func (p *pins) advance() (round uint16, ok bool) {
 const freeTurn = 512
 
 // Sweep frees the memory of series whose hidden watermark has passed and counts
-// the expired. It never changes what a scan shows. One call at a time is useful;
+// the expired. It never changes what a scan shows, and frees nothing during a Dump: what
+// a request found superseded is to be in it with what superseded it. One call at a time is useful;
 // it costs some ms per million series held.
 func (s *Store) Sweep(now time.Time) (freed int) {
 	mono := s.mono(now)
@@ -90,7 +91,7 @@ func (s *Store) Sweep(now time.Time) (freed int) {
 						}
 					}
 				}
-				if (sl.flags&sampled == 0 || mono >= sl.forgettable(s.lag)) && !pinned(sl) {
+				if (sl.flags&sampled == 0 || mono >= sl.forgettable(s.lag)) && !pinned(sl) && s.dumps == 0 {
 					dead = append(dead, uint32(i<<blockBits|j))
 				}
 			}
@@ -105,7 +106,7 @@ func (s *Store) Sweep(now time.Time) (freed int) {
 		s.structure.Lock()
 		for _, id := range turn {
 			_, sl := s.slot(id)
-			if sl.flags&sampled != 0 && mono < sl.forgettable(s.lag) || pinned(sl) {
+			if sl.flags&sampled != 0 && mono < sl.forgettable(s.lag) || pinned(sl) || s.dumps > 0 {
 				continue // resolved or revived meanwhile
 			}
 			s.unlink(id, sl, touched)
