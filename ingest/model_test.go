@@ -445,6 +445,7 @@ type subject struct {
 	j      stored
 	pieces [][]byte // of the last checkpoint
 	cut    int      // records that it has
+	swept  int      // records at the last sweep: none frees anything while a checkpoint is made
 }
 
 // restart begins anew, with what was stored.
@@ -488,7 +489,7 @@ func (r *subject) restart(flags int) error {
 }
 
 func (r *subject) checkpoint(lag int) error {
-	r.cut, r.pieces = max(r.cut, len(r.j.records)-lag), nil
+	r.cut, r.pieces = max(r.cut, r.swept, len(r.j.records)-lag), nil
 	keep := func(p []byte) error {
 		r.pieces = append(r.pieces, bytes.Clone(p))
 		return nil
@@ -581,6 +582,7 @@ func (m *naive) step(r *subject, s modelStep, allKnown bool) error {
 		for range 3 { // the first ones spare what was just looked up
 			r.store.Sweep(time.Now())
 		}
+		r.swept = len(r.j.records)
 		if _, fates := m.page(now); allKnown && r.store.Stats(time.Now()).Held != len(fates) {
 			return fmt.Errorf("%d series are held, want %d: %v", r.store.Stats(time.Now()).Held, len(fates), fates)
 		}
