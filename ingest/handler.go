@@ -101,7 +101,8 @@ type Handler struct {
 	decoders sync.Pool
 	clock    ownClock
 	pusher   *Pusher
-	replayed []byte // the body being replayed
+	replayed []byte       // the body being replayed
+	upTo     atomic.Int64 // when the last replayed record was received, ms; 0: none was replayed
 
 	warned   atomic.Int64 // when it was last said that the journal takes nothing
 	draining atomic.Bool
@@ -439,6 +440,7 @@ func (v version) kind() journal.Kind {
 // Replay applies a record of the journal as it was applied when it was taken.
 // Calls may not overlap, nor with those of apply where the journal is shared.
 func (h *Handler) Replay(r *journal.Record) error {
+	h.upTo.Store(r.Received)
 	v := v1
 	switch r.Kind {
 	case journal.WriteV1:
@@ -477,6 +479,19 @@ func (h *Handler) Replay(r *journal.Record) error {
 	h.saw(r.Edge, received, &res)
 	h.elected(r.Pair, r.Replica, received, &res, batch)
 	return nil
+}
+
+// ReplayedUpTo is as of when the store may be swept while the journal is replayed; ok is
+// false if not yet. What is forgotten now may still be what a record that is to come was
+// superseded by. now has its monotonic reading, as the time returned. It may be called
+// while Replay is.
+func (h *Handler) ReplayedUpTo(now time.Time) (at time.Time, ok bool) {
+	const disorder = time.Minute // of records that are on their way to the journal at a time
+	received := h.upTo.Load()
+	if received == 0 {
+		return now, false
+	}
+	return now.Add(-max(0, now.Sub(time.UnixMilli(received))) - disorder), true
 }
 
 // saw notes an edge of whose request something was accepted.

@@ -484,6 +484,11 @@ func (r *subject) restart(flags int) error {
 		if err := r.h.Replay(&rec); err != nil {
 			return err
 		}
+		for range 3 { // the relay sweeps while it replays
+			if at, ok := r.h.ReplayedUpTo(time.Now()); ok {
+				r.store.Sweep(at)
+			}
+		}
 	}
 	return nil
 }

@@ -456,7 +456,15 @@ func (r *relay) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			r.store.Sweep(now)
+			ok := true
+			select {
+			case <-r.replayed:
+			default:
+				now, ok = r.ingest.ReplayedUpTo(now)
+			}
+			if ok {
+				r.store.Sweep(now)
+			}
 		}
 	}
 }
