@@ -2,11 +2,15 @@ package journal
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +25,8 @@ type Cluster struct {
 	Stream   string // letters, digits, - and _; made if it is not there
 	Creds    string // a credentials file, read again with each connection; "": none
 	CA       string // a PEM file of whom to trust; "": the system's
+	Cert     string // a PEM file with the certificate to show, read again with each connection; "": none
+	Key      string // a PEM file with its key
 	Replicas int    // of a stream that is made: 1, 3 or 5
 
 	// Fresh is how young the newest checkpoint may be for another relay to write
@@ -40,15 +46,50 @@ func (c *Cluster) Check() error {
 	case c.Replicas != 1 && c.Replicas != 3 && c.Replicas != 5:
 		return fmt.Errorf("%d replicas: 1, 3 or 5: --journal.nats-replicas", c.Replicas)
 	}
-	for flag, file := range map[string]string{"--journal.nats-creds": c.Creds, "--journal.nats-ca": c.CA} {
-		if file == "" {
-			continue
-		}
-		f, err := os.Open(file)
+	if err := checkAddresses(c.URL); err != nil {
+		return err
+	}
+	if c.Creds != "" {
+		f, err := os.Open(c.Creds)
 		if err != nil {
-			return fmt.Errorf("%s: %w", flag, err)
+			return fmt.Errorf("--journal.nats-creds: %w", err)
 		}
 		f.Close()
+	}
+	if c.CA != "" {
+		text, err := os.ReadFile(c.CA)
+		if err != nil {
+			return fmt.Errorf("--journal.nats-ca: %w", err)
+		}
+		if !x509.NewCertPool().AppendCertsFromPEM(text) {
+			return fmt.Errorf("--journal.nats-ca: no certificate in %s", c.CA)
+		}
+	}
+	if (c.Cert == "") != (c.Key == "") {
+		return errors.New("--journal.nats-cert and --journal.nats-key are given together")
+	}
+	if c.Cert != "" {
+		if _, err := tls.LoadX509KeyPair(c.Cert, c.Key); err != nil {
+			return fmt.Errorf("--journal.nats-cert, --journal.nats-key: %w", err)
+		}
+	}
+	return nil
+}
+
+// checkAddresses refuses what is no list of addresses. What is wrong may be a
+// password: no part of it is in the error.
+func checkAddresses(list string) error {
+	for i, address := range strings.Split(list, ",") {
+		if address = strings.TrimSpace(address); address == "" {
+			continue
+		}
+		if !strings.ContainsAny(address, "@/") {
+			address = "nats://" + address
+		}
+		u, err := url.Parse(address)
+		if err != nil || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) || u.Hostname() == "" || strings.Count(address, "@") > 1 {
+			return fmt.Errorf("--journal.nats-url: address %d of it is not like nats://host:4222 or tls://user:password@host:4222; what is special in a password is percent-encoded", i+1)
+		}
 	}
 	return nil
 }
@@ -66,6 +107,7 @@ const (
 // comes back by itself from then on, for as long as it takes.
 func connect(ctx context.Context, o *Options) (*engine, error) {
 	c := o.Cluster
+	var told time.Time // of the error handler, which is called once at a time
 	opts := []nats.Option{
 		nats.Name("relay"), nats.Timeout(connectTime),
 		nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectWait, reconnectWait),
@@ -81,6 +123,11 @@ func connect(ctx context.Context, o *Options) (*engine, error) {
 			o.Logger.Info("Connected to the journal's cluster again", "server", nc.ConnectedUrlRedacted())
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			if errors.Is(err, nats.ErrPermissionViolation) && time.Since(told) > progressEvery {
+				told = time.Now()
+				o.Logger.Warn("The relay lacks a permission of the journal's cluster: --journal.nats-creds, or the user in --journal.nats-url", "err", err)
+				return
+			}
 			o.Logger.Debug("The journal's connection", "err", err)
 		}),
 	}
@@ -90,9 +137,12 @@ func connect(ctx context.Context, o *Options) (*engine, error) {
 	if c.CA != "" {
 		opts = append(opts, nats.RootCAs(c.CA))
 	}
+	if c.Cert != "" {
+		opts = append(opts, nats.ClientCert(c.Cert, c.Key))
+	}
 	conn, err := nats.Connect(c.URL, opts...)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w%s", err, refusal(err))
 	}
 	e := &engine{conn: conn}
 	if err := e.openShared(ctx, o); err != nil {
@@ -148,6 +198,25 @@ func (e *engine) openShared(ctx context.Context, o *Options) (err error) {
 		return fmt.Errorf("object store %s: %w%s", name, err, hint(err))
 	}
 	return nil
+}
+
+// refusal names the settings behind an error of connecting.
+func refusal(err error) string {
+	switch text := strings.ToLower(err.Error()); {
+	case strings.Contains(text, "unknown authority"):
+		return ": --journal.nats-ca"
+	case errors.As(err, new(x509.HostnameError)):
+		return ": its certificate is for other names than --journal.nats-url has"
+	case errors.Is(err, nats.ErrSecureConnWanted):
+		return ": it has no TLS, as --journal.nats-url, --journal.nats-ca or --journal.nats-cert want"
+	case strings.Contains(text, "remote error: tls"), strings.Contains(text, "after tls handshake"):
+		return ": it wants a certificate that it trusts: --journal.nats-cert, --journal.nats-key"
+	case strings.Contains(text, "authorization"), strings.Contains(text, "authentication"):
+		return ": --journal.nats-creds, or user and password in --journal.nats-url"
+	case strings.Contains(text, "nkeys:"), strings.Contains(text, "no nkey"), strings.Contains(text, "signature"):
+		return ": --journal.nats-creds"
+	}
+	return ""
 }
 
 // hint names the setting behind an error of a server.
@@ -208,6 +277,10 @@ func (j *Journal) keep() {
 		wait := lookEvery
 		if e := j.current(); e != nil && !e.conn.IsClosed() && !j.look(e) {
 			pause = reconnectWait
+			if err := e.conn.LastError(); err != nil && e.conn.IsReconnecting() && time.Since(told) > progressEvery {
+				told = time.Now()
+				j.log.Warn("The journal's cluster cannot be reached again yet", "url", redacted(j.opts.Cluster.URL), "err", fmt.Errorf("%w%s", err, refusal(err)))
+			}
 		} else if err := j.reconnect(); err != nil {
 			if errors.Is(err, errUnfit) {
 				j.follow.fail(err)

@@ -719,3 +719,27 @@ func TestUnfitStreams(t *testing.T) {
 		})
 	}
 }
+
+// What is no address is refused before anybody is asked, and no password is in what is
+// said of it.
+func TestClusterAddresses(t *testing.T) {
+	for urls, ok := range map[string]bool{
+		"nats://n1:4222":                   true,
+		"n1:4222,n2":                       true,
+		"tls://n1, nats://u:p%2Fw@n2:4222": true,
+		"wss://n1":                         true,
+		"nats://u:secret%zz@n1":            false,
+		"nats://u:se/cret@n1":              false,
+		"nats://u:se@cret@n1":              false,
+		"nats://u:se,cret@n1":              false,
+		"u:secret@n1:4222":                 false,
+		"http://n1:4222":                   false,
+		"nats://n1,":                       true,
+		"nats://":                          false,
+	} {
+		err := (&Cluster{URL: urls, Stream: "TEST", Replicas: 1}).Check()
+		if (err == nil) != ok || err != nil && (strings.Contains(err.Error(), "cret") || !strings.Contains(err.Error(), "--journal.nats-url")) {
+			t.Errorf("%s: %v", urls, err)
+		}
+	}
+}

@@ -153,6 +153,8 @@ func newApp(cfg *config) *kingpin.Application {
 	app.Flag("journal.nats-stream", "The JetStream stream that is the journal; made if it is not there. Relays with the same one show the same.").Default("RELAY").StringVar(&cfg.nats.Stream)
 	app.Flag("journal.nats-creds", "File with the credentials for the NATS cluster.").StringVar(&cfg.nats.Creds)
 	app.Flag("journal.nats-ca", "File with the certificates to trust for it, in place of the system's.").StringVar(&cfg.nats.CA)
+	app.Flag("journal.nats-cert", "File with the relay's certificate for it, where it asks for one.").StringVar(&cfg.nats.Cert)
+	app.Flag("journal.nats-key", "File with the key of that certificate.").StringVar(&cfg.nats.Key)
 	app.Flag("journal.nats-replicas", "On how many servers a stream that is made is kept: 1, 3 or 5. A stream that is there keeps what it has.").Default("3").IntVar(&cfg.nats.Replicas)
 
 	app.Flag("exposition.timestamps", "Which series carry their sample's timestamp: auto (those with a TTL within the lookback), always, never.").Default("auto").EnumVar(&cfg.timestamps, "auto", "always", "never")
