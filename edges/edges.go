@@ -222,7 +222,7 @@ const (
 func (r *Registry) Dump(write func([]byte) error) error {
 	r.mu.RLock()
 	sights, err := json.Marshal(r.edges)
-	pairs, err2 := json.Marshal(r.pairs)
+	pairs, err2 := json.Marshal(r.settled())
 	r.mu.RUnlock()
 	if err := errors.Join(err, err2); err != nil {
 		return err

@@ -12,6 +12,9 @@ type election struct {
 	Window  int64  `json:"window"` // how long it may be silent, ms
 	TTL     int64  `json:"ttl"`    // of what was taken, ms
 	Newest  int64  `json:"newest"` // time of the newest sample taken, ms
+
+	tentative bool      // nothing was taken from it yet
+	before    *election // then: what it took the place of; nil: of nothing
 }
 
 // maxFailover is how long the elected replica of a pair may be silent at most
@@ -29,7 +32,7 @@ type Span struct {
 
 // Elect reports whether a request of a replica is to be taken; if not, another
 // replica of its pair is, and sends the same. The first that is seen is elected,
-// and stays so until nothing was taken from it for too long: see Elected. Then
+// and stays so until nothing was taken from it for too long: see Elected and Withdraw. Then
 // another one takes its place with the first request that has values, all newer
 // than what was taken before: what it has kept back meanwhile would make counters
 // step back, and its stale markers alone are no reason to listen to it. changed is
@@ -47,9 +50,41 @@ func (r *Registry) Elect(pair, replica string, received time.Time, s Span) (take
 	if !known && len(r.pairs) >= r.limit {
 		r.forgetPairs(now)
 	}
-	// Until something is taken from it: it may be refused for another reason.
-	r.pairs[pair] = election{Replica: replica, At: now, Window: maxFailover.Milliseconds(), TTL: e.TTL, Newest: e.Newest}
+	next := election{Replica: replica, At: now, Window: maxFailover.Milliseconds(), TTL: e.TTL, Newest: e.Newest, tentative: true, before: e.before}
+	if known && !e.tentative {
+		next.before = &e
+	}
+	r.pairs[pair] = next
 	return true, known
+}
+
+// Withdraw says that nothing came of a request that Elect has let in. If it was with
+// that one that its replica was elected, and nothing else was taken from it meanwhile,
+// the pair is as it was before.
+func (r *Registry) Withdraw(pair, replica string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch e := r.pairs[pair]; {
+	case !e.tentative || e.Replica != replica:
+	case e.before == nil:
+		delete(r.pairs, pair)
+	default:
+		r.pairs[pair] = *e.before
+	}
+}
+
+// settled are the pairs as they are without what is tentative. Under mu.
+func (r *Registry) settled() map[string]election {
+	pairs := make(map[string]election, len(r.pairs))
+	for pair, e := range r.pairs {
+		switch {
+		case !e.tentative:
+			pairs[pair] = e
+		case e.before != nil:
+			pairs[pair] = *e.before
+		}
+	}
+	return pairs
 }
 
 // Listens reports what Elect would, and elects nobody.
@@ -96,6 +131,7 @@ func (r *Registry) elected(pair string, e election) {
 		r.forgetPairs(e.At)
 	}
 	e.Newest = newest
+	e.tentative, e.before = false, nil
 	r.pairs[pair] = e
 }
 

@@ -86,6 +86,32 @@ func TestPairsFailOverToNewerSamples(t *testing.T) {
 	p.expectWith(182, "a", spanning(182, 182), true)
 }
 
+// Of whom nothing is taken after all, nobody is elected with: not in a dump either.
+func TestPairsWithdraw(t *testing.T) {
+	p := pairTest{t, New(time.Hour, 10, nil)}
+	p.expect(0, "a", true)
+	p.r.Withdraw("pair", "a")
+	p.expect(1, "b", true)
+	p.took(1, "b", 60_000, 1)
+	p.r.Withdraw("pair", "b") // another request of it
+	p.expect(2, "a", false)
+
+	p.expect(40, "a", true)
+	p.r.Withdraw("pair", "b") // one from before
+	p.expect(40, "b", false)
+	restarted := New(time.Hour, 10, nil)
+	if err := p.r.Dump(restarted.Load); err != nil {
+		t.Fatal(err)
+	}
+	(&pairTest{t, restarted}).expect(40, "b", true)
+	p.r.Withdraw("pair", "a")
+	p.expect(40, "b", true)
+	p.expect(40, "c", true)
+	p.took(40, "c", 60_000, 40)
+	p.r.Withdraw("pair", "c")
+	p.expect(41, "b", false)
+}
+
 // Stale markers and metadata elect nobody, even where nobody is elected.
 func TestPairsNeedValues(t *testing.T) {
 	p := pairTest{t, New(time.Hour, 10, nil)}

@@ -370,11 +370,19 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version, from *
 		return none, refuse(http.StatusBadRequest, "malformed", "cannot read the request as remote write %s: %v; nothing of it was applied", v, err)
 	}
 	pair, replica := from.replica(batch)
+	kept := false // anything of it
 	if !h.listens(pair, replica, now, batch) {
 		res := batch.Tally()
 		res.Deduplicated = true
 		h.took(from.edge, now, &res)
 		return res, nil
+	}
+	if pair != "" && !h.opts.Shared && h.opts.Edges != nil {
+		defer func() {
+			if !kept {
+				h.opts.Edges.Withdraw(pair, replica)
+			}
+		}()
 	}
 	if bad := from.allowSamples(now, batch.Len()); bad != nil {
 		return none, bad
@@ -391,6 +399,7 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, v version, from *
 			return
 		}
 		res = batch.Commit()
+		kept = res.Samples+res.Histograms > 0
 		h.took(from.edge, now, &res)
 		h.elected(pair, replica, now, &res, batch)
 	}

@@ -139,7 +139,7 @@ func modelSteps(seed uint64, n int) (steps []modelStep) {
 		default:
 			count = 0
 		}
-		s.fails = s.by < 2 && s.what != "DELETE" && rng.IntN(12) == 0 // a DELETE of what is forgotten is not stored
+		s.fails = s.what != "DELETE" && rng.IntN(12) == 0 // a DELETE of what is forgotten is not stored
 		onlyStale := rng.IntN(8) == 0
 		for range count {
 			x := modelSample{name: rng.IntN(4), job: rng.IntN(2), value: float64(1 + rng.IntN(3)), even: rng.IntN(2) == 0}
