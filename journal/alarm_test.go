@@ -102,7 +102,7 @@ func TestCheckpointTwice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := j.engine.store.PutBytes(t.Context(), newest[0].name, []byte("damaged")); err != nil {
+	if _, err := newest[0].in.store.PutBytes(t.Context(), newest[0].name, []byte("damaged")); err != nil {
 		t.Fatal(err)
 	}
 	j.Close()

@@ -21,7 +21,8 @@ import (
 )
 
 // kept is how many checkpoints there are: if the newest is damaged, the one
-// before and the records that follow it are still there.
+// before and the records that follow it are still there. They are written into the
+// buckets in turn: two in one bucket may be in one file, and damaged together.
 const kept = 2
 
 const (
@@ -35,21 +36,33 @@ type checkpoint struct {
 	name string
 	cut  uint64
 	at   time.Time
+	in   objectStore
+	nuid string // of its chunks; "": its description is damaged
 }
 
 // checkpoints lists them, the newest first.
 func (e *engine) checkpoints(ctx context.Context) ([]checkpoint, error) {
-	list, err := e.objects(ctx)
+	stores, err := e.objectStores(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list checkpoints: %w", err)
+		return nil, err
 	}
+	return listCheckpoints(ctx, stores)
+}
+
+func listCheckpoints(ctx context.Context, stores []objectStore) ([]checkpoint, error) {
 	var out []checkpoint
-	for _, o := range list {
-		number, ok := strings.CutPrefix(o.Name, checkpointPrefix)
-		number, _, _ = strings.Cut(number, "-") // who wrote it, where that may be several
-		cut, err := strconv.ParseUint(number, 10, 64)
-		if ok && err == nil {
-			out = append(out, checkpoint{o.Name, cut, o.ModTime})
+	for _, s := range stores {
+		list, err := s.objects(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("list checkpoints: %w", err)
+		}
+		for _, o := range list {
+			number, ok := strings.CutPrefix(o.Name, checkpointPrefix)
+			number, _, _ = strings.Cut(number, "-") // who wrote it, where that may be several
+			cut, err := strconv.ParseUint(number, 10, 64)
+			if ok && err == nil {
+				out = append(out, checkpoint{o.Name, cut, o.ModTime, s, o.NUID})
+			}
 		}
 	}
 	slices.SortFunc(out, func(a, b checkpoint) int { return cmp.Or(cmp.Compare(b.cut, a.cut), b.at.Compare(a.at)) })
@@ -73,14 +86,22 @@ func (j *Journal) Checkpoint(ctx context.Context, dump func(piece func([]byte) e
 		return nil // what it has is old, and what follows it may be gone
 	}
 	start := time.Now()
-	before, err := e.checkpoints(ctx)
+	stores, err := e.objectStores(ctx)
 	if err != nil {
 		return err
 	}
+	before, err := listCheckpoints(ctx, stores)
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	found := j.found
+	j.mu.Unlock()
+	good := slices.DeleteFunc(slices.Clone(before), func(c checkpoint) bool { return found.useless[c.id()] })
 	var cut uint64
 	name, resume := "", func() {}
 	if f := j.follow; f != nil {
-		if !j.dueShared(before) {
+		if !j.dueShared(good, apart(stores, good)) {
 			return nil
 		}
 		f.turn.Lock()
@@ -88,23 +109,42 @@ func (j *Journal) Checkpoint(ctx context.Context, dump func(piece func([]byte) e
 		name = fmt.Sprintf("-%08x", rand.Uint32())
 	} else {
 		cut = j.cut()
-		j.mu.Lock()
-		misnumbered := j.misnumbered
-		j.mu.Unlock()
-		before = slices.DeleteFunc(before, func(c checkpoint) bool { return misnumbered[c.name] })
-		if len(before) > 0 && before[0].cut == cut && len(j.asides()) == 0 {
-			// Nothing has happened. But if that is because the journal is full, it stays
-			// full: then this one is written twice, and all before it can go.
-			if !j.nearlyFull() {
-				return nil
+		if len(good) > 0 && good[0].cut == cut && len(j.asides()) == 0 {
+			// Nothing has happened. But the one that has it all may have lost its fellow.
+			// And if nothing happens because the journal is full, it stays full: then this
+			// one is written twice, and all before it can go.
+			if apart(stores, good) {
+				if !j.nearlyFull() {
+					return nil
+				}
+				if good[1].cut == cut {
+					return e.purge(ctx, cut)
+				}
 			}
-			if len(before) > 1 && before[1].cut == cut {
-				return e.purge(ctx, cut)
+			if !strings.HasSuffix(good[0].name, twice) {
+				name = twice
 			}
-			name = twice
 		}
 	}
 	defer resume()
+	into, free := turnOf(stores, before, good, found)
+	for _, s := range stores { // before there is more: the disk may be full of them
+		n, err := s.sweep(ctx, j.follow != nil)
+		if n > 0 {
+			j.log.Warn("Removed what was left of checkpoints that were not finished", "checkpoints", n)
+		}
+		if err != nil {
+			j.log.Warn("What is left of checkpoints that were not finished cannot be removed yet", "err", err)
+		}
+	}
+	if free && j.follow == nil {
+		// What was there may be damaged, and the engine goes on with a block that it will
+		// not be able to read.
+		if into, err = e.renew(ctx, into); err != nil {
+			j.metrics.checkpointFailures.Inc()
+			return err
+		}
+	}
 	pr, pw := io.Pipe()
 	go func() {
 		defer resume()
@@ -118,19 +158,17 @@ func (j *Journal) Checkpoint(ctx context.Context, dump func(piece func([]byte) e
 	meta := jetstream.ObjectMeta{
 		Name: fmt.Sprintf("%s%020d%s", checkpointPrefix, cut, name), Opts: &jetstream.ObjectMetaOptions{ChunkSize: uint32(min(512<<10, e.cutting().body))},
 	}
-	info, err := e.store.Put(ctx, meta, pr)
+	info, err := into.store.Put(ctx, meta, pr)
 	pr.CloseWithError(errors.New("the checkpoint was given up"))
 	if err != nil {
 		j.metrics.checkpointFailures.Inc()
 		return fmt.Errorf("checkpoint: %w", err)
 	}
 	if j.follow != nil {
-		err = j.pruneShared(ctx, e)
+		err = j.pruneShared(ctx, e, found.useless)
 	} else {
-		err = j.prune(ctx, e, cut, before)
-		if err == nil && name == twice {
-			err = e.purge(ctx, cut)
-		}
+		before = slices.DeleteFunc(before, func(c checkpoint) bool { return c.in.name == into.name && c.name == meta.Name })
+		err = j.prune(ctx, e, cut, before, good)
 	}
 	if err != nil {
 		return err
@@ -143,35 +181,64 @@ func (j *Journal) Checkpoint(ctx context.Context, dump func(piece func([]byte) e
 // twice is the end of the name of a checkpoint that is there twice.
 const twice = "-twice"
 
-// prune deletes what a new checkpoint replaces.
-func (j *Journal) prune(ctx context.Context, e *engine, cut uint64, before []checkpoint) error {
-	j.mu.Lock()
-	misnumbered := j.misnumbered
-	j.mu.Unlock()
-	for name := range misnumbered {
-		if err := e.delete(ctx, name); err != nil {
+// id tells checkpoints of the same name in two buckets apart.
+func (c checkpoint) id() string { return c.in.name + "/" + c.name }
+
+// turnOf says where the next checkpoint belongs, not beside the newest good one, and
+// whether there is nothing in there that is needed. Where none is good, the one that was
+// read counts.
+func turnOf(stores []objectStore, before, good []checkpoint, found findings) (into objectStore, free bool) {
+	newest := ""
+	if len(good) > 0 {
+		newest = good[0].in.name
+	} else if i := slices.IndexFunc(before, func(c checkpoint) bool { return c.id() == found.loaded }); i >= 0 {
+		newest = before[i].in.name
+	}
+	for _, s := range stores {
+		if s.name != newest {
+			inIt := slices.ContainsFunc(good, func(c checkpoint) bool { return c.in.name == s.name })
+			return s, found.damage || !inIt
+		}
+	}
+	return stores[0], false
+}
+
+// apart reports whether the two newest are as far from each other as can be.
+func apart(stores []objectStore, good []checkpoint) bool {
+	return len(good) > 1 && (len(stores) == 1 || good[0].in.name != good[1].in.name)
+}
+
+// prune deletes what a new checkpoint replaces: all but the newest good one before it.
+func (j *Journal) prune(ctx context.Context, e *engine, cut uint64, before, good []checkpoint) error {
+	for _, c := range before {
+		if len(good) > 0 && c.id() == good[0].id() {
+			continue
+		}
+		if err := c.in.delete(ctx, c.name, c.nuid); err != nil {
 			return err
 		}
 	}
 	j.mu.Lock()
-	j.misnumbered = nil
+	damaged := j.found.damage
+	j.found = findings{}
 	j.mu.Unlock()
-	for _, c := range before[min(len(before), kept-1):] {
-		if err := e.delete(ctx, c.name); err != nil {
-			return err
-		}
-	}
-	if len(before) > 0 && before[0].cut < cut {
+	if len(good) > 0 && good[0].cut <= cut {
 		// The older of the two still needs what follows it.
-		if err := e.purge(ctx, before[0].cut); err != nil {
+		if err := e.purge(ctx, good[0].cut); err != nil {
 			return err
 		}
 	}
-	return j.salvaged()
+	if err := j.salvaged(); err != nil {
+		return err
+	}
+	if len(good) == 0 && damaged {
+		j.isDue() // what was salvaged is in one file now
+	}
+	return nil
 }
 
 // dueShared reports whether this relay is to write the next checkpoint.
-func (j *Journal) dueShared(before []checkpoint) bool {
+func (j *Journal) dueShared(before []checkpoint, apart bool) bool {
 	if len(before) > 0 {
 		j.metrics.checkpointTime.Set(float64(before[0].at.UnixMilli()) / 1000)
 	}
@@ -185,11 +252,26 @@ func (j *Journal) dueShared(before []checkpoint) bool {
 		return true
 	}
 	fresh := time.Since(before[0].at) < j.opts.Cluster.Fresh
-	return !fresh && before[0].cut != cut
+	return !fresh && (before[0].cut != cut || !apart)
 }
 
-// pruneShared deletes what the two newest checkpoints of all relays replace.
-func (j *Journal) pruneShared(ctx context.Context, e *engine) error {
+// keptShared picks those of the newest of all relays that are kept: the newest, and
+// the newest that is not in its bucket. Two relays that write at once may have taken the
+// same one.
+func keptShared(list []checkpoint) []checkpoint {
+	if len(list) < kept {
+		return list
+	}
+	for _, c := range list[1:] {
+		if c.in.name != list[0].in.name {
+			return []checkpoint{list[0], c}
+		}
+	}
+	return list[:kept]
+}
+
+// pruneShared deletes what the two checkpoints that are kept replace.
+func (j *Journal) pruneShared(ctx context.Context, e *engine, useless map[string]bool) error {
 	list, err := e.checkpoints(ctx)
 	if err != nil {
 		return err
@@ -200,32 +282,28 @@ func (j *Journal) pruneShared(ctx context.Context, e *engine) error {
 	}
 	// Those beyond the stream are of one that was lost: their numbers would hide the
 	// records to come.
-	old := 0
-	for old < len(list) && list[old].cut > info.State.LastSeq {
-		old++
-	}
-	good := list[old:]
-	for _, c := range slices.Concat(list[:old], good[min(len(good), kept):]) {
-		if err := e.delete(ctx, c.name); err != nil {
+	keep := keptShared(slices.DeleteFunc(slices.Clone(list), func(c checkpoint) bool {
+		return c.cut > info.State.LastSeq || useless[c.id()]
+	}))
+	for _, c := range list {
+		if slices.ContainsFunc(keep, func(k checkpoint) bool { return k.id() == c.id() }) {
+			continue
+		}
+		if err := c.in.delete(ctx, c.name, c.nuid); err != nil {
 			return err
 		}
 	}
-	if len(good) >= kept {
-		if err := e.purge(ctx, good[kept-1].cut); err != nil {
+	if len(keep) >= kept {
+		if err := e.purge(ctx, keep[kept-1].cut); err != nil {
 			return err
 		}
 	}
+	j.mu.Lock()
+	j.found = findings{}
+	j.mu.Unlock()
 	j.follow.mu.Lock()
 	j.follow.force = false
 	j.follow.mu.Unlock()
-	return nil
-}
-
-// delete deletes a checkpoint; another relay may have done so.
-func (e *engine) delete(ctx context.Context, name string) error {
-	if err := e.store.Delete(ctx, name); err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
-		return fmt.Errorf("delete checkpoint %s: %w", name, err)
-	}
 	return nil
 }
 
@@ -266,8 +344,8 @@ func writeCheckpoint(w io.Writer, dump func(func([]byte) error) error) error {
 
 // loadCheckpoint reads one to its end. What was handed out before an error was
 // good.
-func (e *engine) loadCheckpoint(ctx context.Context, c checkpoint, load func([]byte) error) error {
-	obj, err := e.object(ctx, c.name)
+func loadCheckpoint(ctx context.Context, c checkpoint, load func([]byte) error) error {
+	obj, err := c.in.object(ctx, c.name)
 	if err != nil {
 		return err
 	}

@@ -156,7 +156,7 @@ func connect(ctx context.Context, o *Options) (*engine, error) {
 // errUnfit is the error for a stream that could lose what was acknowledged.
 var errUnfit = errors.New("the stream is not fit to be a journal")
 
-// openShared finds or makes the stream and the object store in a cluster. A stream
+// openShared finds or makes the stream and the object stores in a cluster. A stream
 // that is there stays as it is. ctx has no deadline, so that each request has its own:
 // a cluster that is electing its leaders answers some of them never.
 func (e *engine) openShared(ctx context.Context, o *Options) (err error) {
@@ -187,17 +187,9 @@ func (e *engine) openShared(ctx context.Context, o *Options) (err error) {
 		o.Logger.Warn("The journal's stream has another number of replicas than --journal.nats-replicas", "has", n, "flag", c.Replicas)
 	}
 	e.subject, e.maxMessage = info.Config.Subjects[0], int(info.Config.MaxMsgSize)
-	name := c.Stream + "-checkpoints"
-	if e.store, err = e.js.ObjectStore(ctx, name); errors.Is(err, jetstream.ErrBucketNotFound) {
-		e.store, err = e.js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{Bucket: name, Storage: jetstream.FileStorage, Replicas: info.Config.Replicas})
-		if errors.Is(err, jetstream.ErrBucketExists) {
-			e.store, err = e.js.ObjectStore(ctx, name)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("object store %s: %w%s", name, err, hint(err))
-	}
-	return nil
+	e.buckets = newBuckets(c.Stream+"-checkpoints", info.Config.Replicas, o.Logger)
+	_, err = e.objectStores(ctx)
+	return err
 }
 
 // refusal names the settings behind an error of connecting.

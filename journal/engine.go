@@ -20,7 +20,7 @@ import (
 const (
 	streamName = "RELAY"
 	subject    = "relay.journal"
-	bucket     = "relay-checkpoints"
+	bucket     = "relay-checkpoints" // and a second one: see newBuckets
 
 	maxPayload = 8 << 20
 	maxBody    = 4 << 20 // longer ones are split: the engine refuses messages of 32 MiB
@@ -34,7 +34,7 @@ type engine struct {
 	conn       *nats.Conn
 	js         jetstream.JetStream
 	stream     jetstream.Stream
-	store      jetstream.ObjectStore
+	buckets    buckets
 	subject    string
 	maxMessage int                // of the stream; 0 or less: no limit but the server's
 	direct     server.StreamStore // the short way into the stream of this process; nil: by the client
@@ -80,7 +80,7 @@ func startEngine(o *Options) (*engine, error) {
 	return e, nil
 }
 
-// open finds or makes the stream and the object store.
+// open finds or makes the stream and the object stores.
 func (e *engine) open(o *Options) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTime)
 	defer cancel()
@@ -107,11 +107,9 @@ func (e *engine) open(o *Options) (err error) {
 			o.Logger.Error("The journal keeps the limit that it had", "bytes", have, "err", err)
 		}
 	}
-	if e.store, err = e.js.ObjectStore(ctx, bucket); errors.Is(err, jetstream.ErrBucketNotFound) {
-		e.store, err = e.js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{Bucket: bucket, Storage: jetstream.FileStorage})
-	}
-	if err != nil {
-		return fmt.Errorf("object store %s: %w", bucket, err)
+	e.buckets = newBuckets(bucket, 1, o.Logger)
+	if _, err = e.objectStores(ctx); err != nil {
+		return err
 	}
 	if e.direct, err = streamStore(e.server, streamName); err != nil {
 		o.Logger.Warn("Records take the long way into the engine, at a higher price", "err", err)

@@ -47,10 +47,18 @@ type Journal struct {
 	inflight map[uint64]uint64 // appends that are not applied: last when they began
 	appends  uint64
 
-	misnumbered map[string]bool // checkpoints of a stream that was lost
-	follow      *following      // of a stream that others write, too; nil: nobody does
-	due         chan struct{}
-	buffers     sync.Pool
+	found   findings
+	follow  *following // of a stream that others write, too; nil: nobody does
+	due     chan struct{}
+	buffers sync.Pool
+}
+
+// findings are what a replay has found out about the checkpoints, until the next one is
+// written.
+type findings struct {
+	useless map[string]bool // ids of those that are damaged, or of a stream that was lost
+	loaded  string          // id of the one that was read
+	damage  bool            // somewhere
 }
 
 // Times of the journal.

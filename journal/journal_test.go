@@ -177,8 +177,7 @@ func TestCheckpoints(t *testing.T) {
 		t.Errorf("the stream begins at %d, %d checkpoints", info.State.FirstSeq, len(list))
 	}
 	// The newest one does not work: the one before and what follows it do.
-	e := j.engine
-	if _, err := e.store.PutBytes(t.Context(), list[0].name, []byte(checkpointMagic+"\x05\x00\x00\x00....abcde")); err != nil {
+	if _, err := list[0].in.store.PutBytes(t.Context(), list[0].name, []byte(checkpointMagic+"\x05\x00\x00\x00....abcde")); err != nil {
 		t.Fatal(err)
 	}
 	j.Close()

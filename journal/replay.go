@@ -120,12 +120,13 @@ func (j *Journal) replay(ctx context.Context, e *engine, load func(piece []byte)
 		return p, undone(err)
 	}
 	bad := 0
+	found := findings{useless: map[string]bool{}}
 	for _, c := range checkpoints {
 		if a != nil && a.partly != "" && a.partly != c.name {
 			return p, ErrStartOver
 		}
 		begun := false
-		if err := e.loadCheckpoint(ctx, c, func(piece []byte) error {
+		if err := loadCheckpoint(ctx, c, func(piece []byte) error {
 			begun = true
 			return load(piece)
 		}); err != nil {
@@ -137,11 +138,12 @@ func (j *Journal) replay(ctx context.Context, e *engine, load func(piece []byte)
 					return p, err
 				}
 			}
-			j.log.Error("A checkpoint of the journal is damaged, an older one is taken", "checkpoint", c.name, "err", err)
+			j.log.Error("A checkpoint of the journal is damaged, an older one is taken", "checkpoint", c.id(), "err", err)
+			found.useless[c.id()] = true
 			bad++
 			continue
 		}
-		p.Checkpoint = c.cut
+		p.Checkpoint, found.loaded = c.cut, c.id()
 		break
 	}
 	p.Damaged += bad
@@ -163,7 +165,12 @@ func (j *Journal) replay(ctx context.Context, e *engine, load func(piece []byte)
 		if len(checkpoints) > 1 {
 			older = checkpoints[1].cut
 		}
-		if older < p.Checkpoint && first > older+1 {
+		switch {
+		case older >= p.Checkpoint || first <= older+1:
+		case len(checkpoints) == 1:
+			j.log.Error("The journal's older checkpoint is gone, or the beginning of its stream: what was acknowledged since the newest may be lost", "checkpoint", p.Checkpoint, "stream", first)
+			p.Damaged++
+		default:
 			j.log.Error("The journal's stream is damaged: what was acknowledged since its checkpoint may be lost", "checkpoint", p.Checkpoint, "from", older+1, "to", first-1)
 			p.Damaged++
 		}
@@ -195,13 +202,14 @@ func (j *Journal) replay(ctx context.Context, e *engine, load func(piece []byte)
 		f.mu.Unlock()
 	} else if p.Checkpoint > last {
 		// Its number would hide the records to come: the next one replaces it.
-		j.mu.Lock()
-		j.misnumbered = map[string]bool{}
 		for _, c := range checkpoints {
-			j.misnumbered[c.name] = true
+			found.useless[c.id()] = true
 		}
-		j.mu.Unlock()
 	}
+	j.mu.Lock()
+	found.damage = !p.Whole()
+	j.found = found
+	j.mu.Unlock()
 	return p, nil
 }
 

@@ -19,7 +19,8 @@ import (
 // damaged such that its sequence leaps (nats-server 2.15.2, indexCacheBuf fills
 // the gap). So headers are checked before it starts. A stream that has such a
 // block is moved aside, and what can be read of it is read here: each record has
-// a checksum of its own.
+// a checksum of its own. A bucket that has one is moved aside, too: the other has
+// the other checkpoint.
 
 // The form of a record in a block of the engine's file store: length, sequence,
 // time, length of the subject; then subject, message, checksum.
@@ -34,11 +35,14 @@ const (
 
 const (
 	damagedPrefix = "damaged-"
+	damagedBucket = damagedPrefix + "checkpoints-"
 	salvagedMark  = "SALVAGED"
 )
 
-func streamDir(path string) string {
-	return filepath.Join(path, "jetstream", "$G", "streams", streamName)
+func streamDir(path string) string { return engineDir(path, streamName) }
+
+func engineDir(path, stream string) string {
+	return filepath.Join(path, "jetstream", "$G", "streams", stream)
 }
 
 // blocks lists the block files of a stream in their order.
@@ -52,20 +56,59 @@ func blocks(dir string) []string {
 	return files
 }
 
-// setAside moves the stream away if a record's header in it is damaged.
+// setAside moves the stream away if a record's header in it is damaged, and buckets.
 func setAside(path string, log *slog.Logger) error {
-	dir := streamDir(path)
-	last := uint64(0)
-	for _, file := range blocks(dir) {
-		var err error
-		if last, err = checkBlock(file, last); err == nil {
+	aside := func(dir, prefix, what string, check func(file string, last uint64) (uint64, error)) error {
+		last := uint64(0)
+		for _, file := range blocks(dir) {
+			var err error
+			if last, err = check(file, last); err == nil {
+				continue
+			}
+			to := filepath.Join(path, prefix+time.Now().UTC().Format("20060102T150405.000"))
+			log.Error(what, "block", file, "err", err, "to", to)
+			return os.Rename(dir, to)
+		}
+		return nil
+	}
+	for i, name := range newBuckets(bucket, 1, log).names {
+		err := aside(engineDir(path, "OBJ_"+name), fmt.Sprint(damagedBucket, i+1, "-"), "A place for checkpoints is damaged, and moved aside", checkChunks)
+		if err != nil {
+			return err
+		}
+	}
+	return aside(streamDir(path), damagedPrefix, "The journal is damaged: its stream is moved aside, and read as far as it can be", checkBlock)
+}
+
+// checkChunks walks the headers of a bucket's block. Sequences that do not rise are
+// passed over by the engine.
+func checkChunks(file string, last uint64) (uint64, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return last, err
+	}
+	defer f.Close()
+	var h [blockHeader]byte
+	for at := int64(0); ; {
+		if _, err := f.ReadAt(h[:], at); errors.Is(err, io.EOF) {
+			return last, nil
+		} else if err != nil {
+			return last, err
+		}
+		size, seq := int64(binary.LittleEndian.Uint32(h[:])&^(1<<31)), binary.LittleEndian.Uint64(h[4:])
+		if size < blockHeader+blockSum || size > maxRecord {
+			return last, fmt.Errorf("a record of %d bytes at %d", size, at)
+		}
+		at += size
+		if seq&tombstone != 0 {
 			continue
 		}
-		to := filepath.Join(path, damagedPrefix+time.Now().UTC().Format("20060102T150405.000"))
-		log.Error("The journal is damaged: its stream is moved aside, and read as far as it can be", "block", file, "err", err, "to", to)
-		return os.Rename(dir, to)
+		seq &= sequenceBits
+		if last != 0 && seq > last+maxLeap {
+			return last, fmt.Errorf("sequence %d follows %d", seq, last)
+		}
+		last = max(last, seq)
 	}
-	return nil
 }
 
 // checkBlock walks the headers of a block. A record that is cut at the end is
@@ -134,6 +177,10 @@ func checkTail(f *os.File, from int64, seq uint64) error {
 // checkpoint yet.
 func (j *Journal) salvage(apply func(*Record) error, p *Progress) error {
 	for _, dir := range j.asides() {
+		if strings.HasPrefix(filepath.Base(dir), damagedBucket) {
+			p.Damaged++
+			continue
+		}
 		parts := assembly{}
 		records := uint64(0)
 		for _, file := range blocks(dir) {
