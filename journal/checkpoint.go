@@ -104,6 +104,7 @@ func (j *Journal) Checkpoint(ctx context.Context, dump func(piece func([]byte) e
 		if !j.dueShared(good, apart(stores, good)) {
 			return nil
 		}
+		j.sweep(ctx, stores, orphanTime) // takes its time, so before nothing is applied
 		f.turn.Lock()
 		cut, resume = f.cut(), sync.OnceFunc(f.turn.Unlock)
 		name = fmt.Sprintf("-%08x", rand.Uint32())
@@ -125,18 +126,10 @@ func (j *Journal) Checkpoint(ctx context.Context, dump func(piece func([]byte) e
 				name = twice
 			}
 		}
+		j.sweep(ctx, stores, 0)
 	}
 	defer resume()
 	into, free := turnOf(stores, before, good, found)
-	for _, s := range stores { // before there is more: the disk may be full of them
-		n, err := s.sweep(ctx, j.follow != nil)
-		if n > 0 {
-			j.log.Warn("Removed what was left of checkpoints that were not finished", "checkpoints", n)
-		}
-		if err != nil {
-			j.log.Warn("What is left of checkpoints that were not finished cannot be removed yet", "err", err)
-		}
-	}
 	if free && j.follow == nil {
 		// What was there may be damaged, and the engine goes on with a block that it will
 		// not be able to read.
@@ -180,6 +173,20 @@ func (j *Journal) Checkpoint(ctx context.Context, dump func(piece func([]byte) e
 
 // twice is the end of the name of a checkpoint that is there twice.
 const twice = "-twice"
+
+// sweep removes what unfinished checkpoints have left, before there is more: the disk
+// may be full of it.
+func (j *Journal) sweep(ctx context.Context, stores []objectStore, age time.Duration) {
+	for _, s := range stores {
+		n, err := s.sweep(ctx, age)
+		if n > 0 {
+			j.log.Warn("Removed what was left of checkpoints that were not finished", "checkpoints", n)
+		}
+		if err != nil {
+			j.log.Warn("What is left of checkpoints that were not finished cannot be removed yet", "err", err)
+		}
+	}
+}
 
 // id tells checkpoints of the same name in two buckets apart.
 func (c checkpoint) id() string { return c.in.name + "/" + c.name }

@@ -145,8 +145,8 @@ func (s *objectStore) delete(ctx context.Context, name, nuid string) error {
 const orphanTime = 10 * time.Minute
 
 // sweep removes chunks that belong to no object: of a relay that died while it wrote
-// one. Where others write, too, they must be old, by the server's clock.
-func (s *objectStore) sweep(ctx context.Context, shared bool) (removed int, err error) {
+// one. They must be of that age, by the server's clock.
+func (s *objectStore) sweep(ctx context.Context, age time.Duration) (removed int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	prefix := "$O." + s.name + ".C."
@@ -170,9 +170,9 @@ func (s *objectStore) sweep(ctx context.Context, shared bool) (removed int, err 
 		if owned[subject] {
 			continue
 		}
-		if shared {
+		if age > 0 {
 			msg, err := s.stream.GetLastMsgForSubject(ctx, subject)
-			if err == nil && info.TimeStamp.Sub(msg.Time) < orphanTime || errors.Is(err, jetstream.ErrMsgNotFound) {
+			if err == nil && info.TimeStamp.Sub(msg.Time) < age || errors.Is(err, jetstream.ErrMsgNotFound) {
 				continue
 			}
 			if err != nil {

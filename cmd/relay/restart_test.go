@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -87,6 +89,68 @@ func TestRestartsAfterTheWindow(t *testing.T) {
 		write(204, "24h", 1, "__name__", "of_a_pair", "__replica__", "a", "cluster", "shop")
 		if t.Failed() {
 			t.Fatalf("the page is\n%s", page)
+		}
+	}
+}
+
+// Everything but the window is in checkpoints, and the files of one of them are
+// overwritten, whichever: what lives longer than the window is still shown, and the loss
+// is said.
+func TestCheckpointIsDamaged(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some seconds")
+	}
+	dir := t.TempDir()
+	c, p, restart := startOn(t, dir, "--journal.window=2s")
+	pushFor := func(ttl string) {
+		t.Helper()
+		req, err := http.NewRequest("POST", c.base+"/metrics/job/batch/ttl/"+ttl, strings.NewReader("batch_job_success 1\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Close = true
+		req.Header.Set("X-Relay-TTL", ttl)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != 200 {
+			t.Fatal(res.Status)
+		}
+	}
+	pushFor("24h")
+	const want = `batch_job_success{job="batch",ttl="24h",instance=""} 1`
+	for _, bucket := range []string{"OBJ_relay-checkpoints", "OBJ_relay-checkpoints-b"} {
+		for range 3 { // checkpoints that the damage has a part of, each after something happened
+			written := own(t, c.base, "relay_journal_checkpoint_timestamp_seconds")
+			waitFor(t, "a checkpoint", func() bool {
+				pushFor("1s")
+				time.Sleep(100 * time.Millisecond)
+				return own(t, c.base, "relay_journal_checkpoint_timestamp_seconds") > written
+			})
+		}
+		(*p).Signal(syscall.SIGKILL)
+		(*p).wait(t)
+		files, err := filepath.Glob(filepath.Join(dir, "jetstream", "$G", "streams", bucket, "msgs", "*.blk"))
+		if err != nil || len(files) == 0 {
+			t.Fatal(files, err)
+		}
+		for _, file := range files {
+			info, err := os.Stat(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, make([]byte, info.Size()), 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}
+		restart(syscall.SIGKILL)
+		if page := getPage(t, c.base+"/metrics"); !strings.Contains(page, want) {
+			t.Fatalf("%s is damaged, and the page lacks %s:\n%s\n%s", bucket, want, page, (*p).logs.String())
+		}
+		if n := own(t, c.base, "relay_journal_damaged_records_total"); n == 0 {
+			t.Errorf("%s is damaged, and nothing says so:\n%s", bucket, (*p).logs.String())
 		}
 	}
 }
