@@ -123,9 +123,10 @@ func modelSteps(seed uint64, n int) (steps []modelStep) {
 	if seed%3 != 0 { // without groups all that is held is known
 		whats = append(whats, "PUT", "POST", "POST", "DELETE")
 	}
-	for range n {
+	began, now := []time.Duration{}, time.Duration(0)
+	for i := range n {
 		s := modelStep{
-			wait: []time.Duration{0, 1, 1000, 5000, 5000, 11000, 16000, 35000, 80000, 600_000}[rng.IntN(10)] * time.Millisecond,
+			wait: []time.Duration{0, 0, 1, 1000, 5000, 5000, 11000, 16000, 35000, 80000, 600_000}[rng.IntN(11)] * time.Millisecond,
 			what: pick(whats...), by: rng.IntN(len(senders)), job: rng.IntN(3), inQuery: rng.IntN(2) == 0, v2: rng.IntN(2) == 0,
 			lag: rng.IntN(4), flags: rng.IntN(len(flagSets)),
 		}
@@ -154,6 +155,22 @@ func modelSteps(seed uint64, n int) (steps []modelStep) {
 				x.ttl = pick("3s", "15s", "2m", "1h", "inf", "0")
 			}
 			s.said = append(s.said, x)
+		}
+		now += s.wait
+		began = append(began, now)
+		// Again what was sent lately, perhaps by another one, or with other values.
+		if back := max(0, i-1-rng.IntN(6)); i > 0 && s.what == "write" && steps[back].what == "write" && rng.IntN(2) == 0 {
+			s.said = slices.Clone(steps[back].said)
+			other := rng.IntN(3) == 0
+			for k := range s.said {
+				x := &s.said[k]
+				if x.ago += now - began[back]; other {
+					x.value = float64(1 + rng.IntN(3))
+				}
+				if s.by >= 2 {
+					x.ago = max(x.ago, 0)
+				}
+			}
 		}
 		steps = append(steps, s)
 	}
@@ -490,6 +507,7 @@ func (r *subject) restart(flags int) error {
 			}
 		}
 	}
+	r.swept = len(r.j.records)
 	return nil
 }
 
@@ -840,7 +858,7 @@ func modelFiles(t *testing.T) func(site string) *edges.Guard {
 // failure is made shorter before it is shown. RELAY_MODEL=1m looks for that long,
 // RELAY_SEED=n at one run.
 func TestAgainstModel(t *testing.T) {
-	seed, n, until := uint64(time.Now().UnixNano()), 150, time.Time{}
+	seed, n, until := uint64(time.Now().UnixNano()), 60, time.Time{}
 	if s := os.Getenv("RELAY_SEED"); s != "" {
 		var err error
 		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
