@@ -200,11 +200,13 @@ func (p *Pusher) check(rec *journal.Record, from *sender, raw []byte, then func(
 	rec.Received = now.UnixMilli()
 	group := &series.Group{Scope: rec.Scope, Labels: rec.Group}
 	if rec.Kind == journal.GroupDelete && !p.h.opts.Store.HasGroup(group) {
-		if p.h.opts.Shared { // another relay may know it
-			rec.TTL, rec.MinTTL, rec.MaxTTL = 1, 1, int64(series.Forever)
-			return then(nil)
+		if p.h.opts.Journal == nil {
+			return nil
 		}
-		return nil
+		// The journal may know it: by another relay, or by a push that failed and of which
+		// it has the record all the same.
+		rec.TTL, rec.MinTTL, rec.MaxTTL = 1, 1, int64(series.Forever)
+		return then(func() (none series.Result) { return none })
 	}
 	batch, err := p.batch(rec, series.Request{Edge: rec.Edge, TTL: from.ttl, Received: now, Now: now, Group: group, Terms: from.terms}, raw)
 	if err != nil {

@@ -382,7 +382,7 @@ func TestReplayOfPushes(t *testing.T) {
 	if got := replayed(); got != g.shows() {
 		t.Errorf("replayed\n%s\nlive\n%s", got, g.shows())
 	}
-	if n := len(k.records); n != 5 || k.records[4].Kind != journal.GroupDelete {
+	if n := len(k.records); n != 6 || k.records[4].Kind != journal.GroupDelete || k.records[5].Kind != journal.GroupDelete {
 		t.Errorf("%d records", n)
 	}
 	if err := g.h.pusher.Wipe(t.Context()); err != nil {

@@ -242,6 +242,41 @@ func sendAnything(t *testing.T, m *member, rng *rand.Rand, start int64) {
 	}
 }
 
+// failing keeps records and says that it has not: a write that fails may be there after
+// a restart.
+type failing struct{ records }
+
+func (j *failing) Append(ctx context.Context, r *journal.Record, apply func()) error {
+	j.records.Append(ctx, r, func() {})
+	return journal.ErrUnavailable
+}
+
+// A group that was pushed in vain may be in the journal all the same. Whoever deletes it
+// then does not find it after a restart.
+func TestDeleteAfterAPushThatFailed(t *testing.T) {
+	j := &failing{}
+	g := newGateway(t, Options{Journal: j})
+	if code, text := g.do(http.MethodPut, "/metrics/job/x", "a 1\n"); code != 503 {
+		t.Errorf("%d %s", code, text)
+	}
+	g.h.opts.Journal = &j.records
+	for at := range 3 { // forgets what nothing was made of
+		g.h.opts.Store.Sweep(time.Now().Add(time.Duration(at) * 48 * time.Hour))
+	}
+	if code, text := g.do(http.MethodDelete, "/metrics/job/x", ""); code != 202 {
+		t.Errorf("%d %s", code, text)
+	}
+	again := newGateway(t, Options{})
+	for _, r := range j.list {
+		if err := again.h.Replay(&r); err != nil {
+			t.Error(err)
+		}
+	}
+	if page := again.shows(); len(j.list) == 0 || strings.Contains(page, `job="x"`) {
+		t.Errorf("after a restart, by %d records:\n%s", len(j.list), page)
+	}
+}
+
 // A relay that does not know a group tells the others that it is deleted: they may.
 func TestDeleteOfAGroupOfAnotherRelay(t *testing.T) {
 	var j records
