@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -373,6 +375,69 @@ func TestCatchUp(t *testing.T) {
 		}
 		if n := len(b.has()); n != i+1 {
 			t.Fatalf("%d records of %d", n, i+1)
+		}
+	}
+}
+
+// A leader that was just elected may not know yet what it has taken over: what it says
+// of the stream's end is believed once a record has gone through it.
+func TestCatchUpUnderAnotherLeader(t *testing.T) {
+	t.Parallel()
+	var routes []*url.URL
+	var clusters []*cluster
+	for i := range 3 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+		routes = append(routes, &url.URL{Scheme: "nats-route", Host: l.Addr().String()})
+		clusters = append(clusters, &cluster{t: t, opts: server.Options{
+			ServerName: fmt.Sprint("n", i), Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
+			Cluster: server.ClusterOpts{Name: "three", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port},
+		}})
+	}
+	for _, c := range clusters {
+		c.opts.Routes = routes
+		c.start()
+		t.Cleanup(c.stop)
+	}
+	opts := clusters[0].options()
+	opts.Cluster.Replicas = 3
+	eventually(t, "the servers have a leader", func() bool {
+		return slices.ContainsFunc(clusters, func(c *cluster) bool { return c.srv.JetStreamIsLeader() })
+	})
+	a, b := start(t, opts), start(t, opts)
+	b.untilReady()
+	catchUp := func() { eventually(t, "caught up", func() bool { return b.CatchUp(t.Context()) == nil }) }
+	look := func() (info *jetstream.StreamInfo) {
+		eventually(t, "the stream has a leader", func() bool {
+			var err error
+			info, err = b.current().stream.Info(t.Context())
+			return err == nil && info.Cluster.Leader != ""
+		})
+		return info
+	}
+	for round := range 3 {
+		eventually(t, "taken", func() bool { return a.add(record(round)) == nil })
+		before := look()
+		catchUp()
+		settled := look()
+		if settled.State.LastSeq == before.State.LastSeq {
+			t.Errorf("round %d: the leader was believed", round)
+		}
+		for range 10 {
+			catchUp()
+		}
+		if after := look(); leadershipOf(after) == leadershipOf(settled) && after.State.LastSeq != settled.State.LastSeq {
+			t.Errorf("round %d: %d records were appended under a leader who was made sure of", round, after.State.LastSeq-settled.State.LastSeq)
+		}
+		own := slices.DeleteFunc(b.has(), func(r Record) bool { return r.Kind == SeriesDelete })
+		if len(own) < round+1 {
+			t.Errorf("round %d: %d records are applied", round, len(own))
+		}
+		if _, err := b.current().conn.Request("$JS.API.STREAM.LEADER.STEPDOWN.TEST", nil, 5*time.Second); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

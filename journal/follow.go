@@ -28,6 +28,9 @@ type following struct {
 	catches []catch
 	err     error // for good
 
+	exact    leadership // under it, what the stream says of its end is known to be so
+	settling *settling  // nil: not under way
+
 	behind  error     // why pushes are refused; nil: they are not
 	seen    uint64    // last sequence of the stream
 	bytes   float64   // of the stream
@@ -483,23 +486,101 @@ func (j *Journal) CatchUp(ctx context.Context) error {
 	if f == nil {
 		return nil
 	}
-	if err := j.Behind(); err != nil {
-		return err
+	for {
+		if err := j.Behind(); err != nil {
+			return err
+		}
+		e := j.current()
+		if e == nil {
+			return ErrUnavailable
+		}
+		info, err := e.stream.Info(ctx)
+		if err != nil {
+			return err
+		}
+		f.mu.Lock()
+		if f.isExact(info) {
+			return f.await(ctx, info.State.LastSeq)
+		}
+		if err := j.settle(ctx, e, leadershipOf(info)); err != nil {
+			return err
+		}
 	}
-	e := j.current()
-	if e == nil {
-		return ErrUnavailable
+}
+
+// A leadership is the time during which one server leads a stream.
+type leadership struct {
+	leader string
+	since  time.Time
+}
+
+func leadershipOf(info *jetstream.StreamInfo) (l leadership) {
+	if c := info.Cluster; c != nil {
+		l.leader = c.Leader
+		if c.LeaderSince != nil { // servers before 2.12 do not say
+			l.since = *c.LeaderSince
+		}
 	}
-	info, err := e.stream.Info(ctx)
-	if err != nil {
-		return err
+	return l
+}
+
+// A settling is an attempt to make sure of a leadership.
+type settling struct {
+	done chan struct{}
+	err  error // when it is done
+}
+
+// isExact reports whether the stream's last sequence, as the leader says it, counts all
+// that was acknowledged. Of a leader that was just elected it may not: servers answer
+// before they have gone through what they took over. One server alone has nothing to
+// take over. Under mu.
+func (f *following) isExact(info *jetstream.StreamInfo) bool {
+	l := leadershipOf(info)
+	return info.Cluster == nil || len(info.Cluster.Replicas) == 0 || l.leader != "" && l == f.exact
+}
+
+// settle makes sure that a leader has gone through all that was acknowledged under
+// those before it: a record that changes nothing is appended, and waited for until it
+// is applied here. One at a time does for all that ask. Under mu, which it lets go.
+func (j *Journal) settle(ctx context.Context, e *engine, l leadership) error {
+	f := j.follow
+	s := f.settling
+	if s == nil {
+		s = &settling{done: make(chan struct{})}
+		f.settling = s
+		j.closed.Go(func() {
+			s.err = j.appendInTurn(context.Background(), e, nothing(), func() {})
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if s.err == nil {
+				f.exact = l
+			}
+			f.settling = nil
+			close(s.done)
+		})
 	}
-	c := catch{seq: info.State.LastSeq, done: make(chan struct{})}
-	f.mu.Lock()
-	if f.applied >= c.seq {
+	f.mu.Unlock()
+	select {
+	case <-s.done:
+		return s.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// nothing is a record that any relay can read and that changes nothing: a delete of
+// no series.
+func nothing() *Record {
+	return &Record{Kind: SeriesDelete, Received: time.Now().UnixMilli(), TTL: 1, Body: []byte{0}}
+}
+
+// await waits until a sequence is applied. Under mu, which it lets go.
+func (f *following) await(ctx context.Context, seq uint64) error {
+	if f.applied >= seq {
 		f.mu.Unlock()
 		return nil
 	}
+	c := catch{seq: seq, done: make(chan struct{})}
 	f.catches = append(f.catches, c)
 	f.mu.Unlock()
 	select {
