@@ -61,6 +61,10 @@ const (
 	drainTime  = 10 * time.Second // for requests that are being taken
 	closeTime  = 5 * time.Second  // for scrapes that are being answered
 	lingerTime = time.Second      // for requests that had been sent and not been read
+
+	// sharedDelay is how long after another relay has taken a request it may be applied
+	// here, while this one is not behind.
+	sharedDelay = 30 * time.Second
 )
 
 // newRelay wires a relay, and opens its journal. It serves nothing before start
@@ -456,17 +460,29 @@ func (r *relay) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			ok := true
-			select {
-			case <-r.replayed:
-			default:
-				now, ok = r.ingest.ReplayedUpTo(now)
-			}
-			if ok {
+			if now, ok := r.sweepTime(now); ok {
 				r.store.Sweep(now)
 			}
 		}
 	}
+}
+
+// sweepTime is as of when the store may be swept; ok is false if not yet. A record that
+// is still to come, from the journal or from another relay, is compared with what there
+// was when it was taken: that must not be forgotten before.
+func (r *relay) sweepTime(now time.Time) (at time.Time, ok bool) {
+	select {
+	case <-r.replayed:
+	default:
+		return r.ingest.ReplayedUpTo(now)
+	}
+	if r.cfg.journal != "nats" {
+		return now, true
+	}
+	if r.journal.Behind() != nil {
+		return r.ingest.ReplayedUpTo(now)
+	}
+	return now.Add(-sharedDelay), true
 }
 
 func (r *relay) onHangup(ctx context.Context) {

@@ -261,3 +261,38 @@ func TestFullJournalFreesItself(t *testing.T) {
 	restart(syscall.SIGKILL)
 	c.check("after kill -9")
 }
+
+// Nothing is forgotten before all that was taken while it was remembered is applied:
+// while a journal is replayed, and for as long as another relay may have taken more.
+func TestSweepWaitsForOtherRelays(t *testing.T) {
+	for _, c := range []struct {
+		journal      string
+		replayed, ok bool
+	}{
+		{"off", true, true},
+		{"off", false, false},
+		{"nats", false, false},
+		{"nats", true, false}, // its cluster does not answer, and it has seen nothing
+	} {
+		flags := []string{"--journal=" + c.journal}
+		if c.journal == "nats" {
+			flags = append(flags, "--journal.nats-url=nats://"+freeAddress(t))
+		}
+		cfg, _, err := parseFlags(flags, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := newRelay(cfg, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.replayed {
+			close(r.replayed)
+		}
+		now := time.Now()
+		if at, ok := r.sweepTime(now); ok != c.ok || ok && at != now {
+			t.Errorf("%+v: swept %v, %s before", c, ok, now.Sub(at))
+		}
+		r.close()
+	}
+}
