@@ -32,9 +32,13 @@ func ParseTTL(s string) (TTL, error) {
 	}
 	var ms float64
 	if sec, err := strconv.ParseFloat(t, 64); err == nil && !strings.ContainsAny(t, "xXpP_") {
-		ms = sec * 1000
+		if ms = sec * 1000; ms >= 1 {
+			ms = math.Round(ms) // 1.001 s is not quite 1001 ms
+		}
 	} else if d, err := time.ParseDuration(t); err == nil {
-		ms = float64(d) / float64(time.Millisecond)
+		if ms = float64(d.Milliseconds()); ms == 0 { // a long one in ns has more digits than a float
+			ms = float64(d) / float64(time.Millisecond)
+		}
 	} else {
 		return 0, fmt.Errorf("cannot read TTL %.40q: want a duration such as 90s, seconds such as 90, or inf", s)
 	}
