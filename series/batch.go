@@ -140,7 +140,7 @@ type Batch struct {
 	unforced          [2][]pairID // see sent
 	ahead             ahead
 	searches          [maxSearches]search // of fresh, by the number's last bits
-	expected          [2]uint32           // after the last that was found so; see candidates
+	expected          [2]uint32           // followers of the last that was found so
 }
 
 // compared is the last series that was found by its labels: the next one has most
@@ -367,14 +367,20 @@ func (b *Batch) slot(id uint32) *slot {
 	return &b.block.slots[id&(blockLen-1)]
 }
 
-// candidates are the slots that may come after the current one: the one that
-// came last time, and the one behind it.
+// followers are the slots that may come after this one, of number id: the one that
+// came last time, and the one behind it. Under the block's lock.
+func (sl *slot) followers(id uint32) [2]uint32 { return [2]uint32{sl.next, id + 1} }
+
+// follows reports whether a slot is one of followers.
+func follows(f [2]uint32, id uint32) bool { return f[0] == id || f[1] == id }
+
+// candidates are the followers of the current slot; noSlot where there are none.
 func (b *Batch) candidates() (c [2]uint32) {
 	prev := b.cur.slot
 	if prev == noSlot || b.astray > maxAstray {
 		return [2]uint32{noSlot, noSlot}
 	}
-	c = [2]uint32{b.slot(prev).next, prev + 1}
+	c = b.slot(prev).followers(prev)
 	if c[0] == c[1] {
 		c[1] = noSlot
 	}
@@ -503,7 +509,7 @@ func (b *Batch) find(hash uint64, labels []byte, stay bool) Verdict {
 	prev := b.cur.slot
 	if b.astray <= maxAstray {
 		if id, ok := s.findSeries(hash, labels); ok {
-			agrees := prev != noSlot && (b.slot(prev).next == id || prev+1 == id)
+			agrees := prev != noSlot && follows(b.slot(prev).followers(prev), id)
 			return b.choose(id, b.slot(id), agrees)
 		}
 	}
@@ -1060,10 +1066,10 @@ func (b *Batch) seek(n int) {
 		}
 		sl := b.slot(f.slot)
 		sl.pin = uint16(b.round)
-		if b.expected[0] == f.slot || b.expected[1] == f.slot {
+		if follows(b.expected, f.slot) {
 			b.astray = 0
 		}
-		b.expected = [2]uint32{sl.next, f.slot + 1}
+		b.expected = sl.followers(f.slot)
 	}
 }
 

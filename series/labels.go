@@ -80,7 +80,7 @@ func (d *dict) hashLabels(labels []byte) (hash uint64, canonical, ok bool) {
 			}
 			key, empty = nameKey(name), len(value) == 0
 		}
-		if empty || key <= lastKey && (key < lastKey || bytes.Compare(last, name) >= 0) || len(name) == len(ttlLabel) && string(name) == ttlLabel {
+		if empty || key <= lastKey && (key < lastKey || bytes.Compare(last, name) >= 0) || string(name) == ttlLabel {
 			canonical = false
 		}
 		last, lastKey = name, key
