@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -53,7 +52,7 @@ func TestDiesWhileItWritesACheckpoint(t *testing.T) {
 		}
 		j.mustAppend(t, record(3))
 		whole := chunks(t, j.engine)
-		dead := t.TempDir()
+		dead := ""
 		err := j.Checkpoint(t.Context(), func(piece func([]byte) error) error {
 			if err := piece(noise(3 << 20)); err != nil {
 				return err
@@ -63,7 +62,8 @@ func TestDiesWhileItWritesACheckpoint(t *testing.T) {
 					return errors.New("nothing is written")
 				}
 			}
-			return errors.Join(os.CopyFS(dead, os.DirFS(dir)), errors.New("died")) // the disk at this moment
+			dead = copyOf(t, dir) // the disk at this moment
+			return errors.New("died")
 		})
 		if err == nil || whole != kept {
 			t.Fatal(whole, err)
