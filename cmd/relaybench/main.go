@@ -88,7 +88,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 0
 	case reading.FullCommand():
 		for {
-			if _, err := scrape(context.Background(), *readURL, *readFormat, 0); err != nil {
+			if err := read(context.Background(), *readURL, *readFormat); err != nil {
 				fmt.Fprintf(stderr, "relaybench: %v\n", err)
 				return 1
 			}

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
 )
 
 // A report is what one run measured. Durations are in the unit of their name.
@@ -151,47 +152,70 @@ func median[T any](list []T, of func(T) float64) float64 {
 	return v[len(v)/2]
 }
 
-// sendRound sends every series once. Bodies are made ahead of the clock's start,
-// some requests at a time, so that the sender's own work is not measured.
+// aheadSamples is how many samples' bodies are made before any of them is sent.
+const aheadSamples = 1_000_000
+
+// sendRound sends every series once. Bodies are made ahead, and nothing is sent
+// meanwhile: senders are on other machines where it matters, and their work on this
+// one would be measured as the server's, by what it takes from the processor's caches.
 func sendRound(ctx context.Context, c *config, f *fleet, series []int32, p process) (round, error) {
 	now := time.Now().UnixMilli()
-	var next atomic.Int64
-	var spent atomic.Int64
 	cpu := p.cpu()
-	errs := make(chan error, c.Connections)
-	var wg sync.WaitGroup
-	for range c.Connections {
-		wg.Go(func() {
-			e := &encoder{fleet: f, protocol: c.Protocol}
-			for ctx.Err() == nil {
-				from := int(next.Add(int64(c.Batch))) - c.Batch
-				if from >= len(series) {
-					return
-				}
-				body := e.body(series[from:min(from+c.Batch, len(series))], now)
-				at := time.Now()
-				if err := post(ctx, c, edgeName(c, from), body); err != nil {
-					errs <- err
-					return
-				}
-				spent.Add(int64(time.Since(at)))
-			}
+	var sending time.Duration
+	ahead := max(1, aheadSamples/c.Batch) * c.Batch
+	for from := 0; from < len(series); from += ahead {
+		bodies, err := encodeAll(ctx, c, f, series[from:min(from+ahead, len(series))], now)
+		if err != nil {
+			return round{}, err
+		}
+		begun := time.Now()
+		err = parallel(ctx, c.Connections, len(bodies), func() func(int) error {
+			return func(i int) error { return post(ctx, c, edgeName(c, from+i*c.Batch), bodies[i]) }
 		})
+		if err != nil {
+			return round{}, err
+		}
+		sending += time.Since(begun)
 	}
-	wg.Wait()
-	select {
-	case err := <-errs:
-		return round{}, err
-	default:
-	}
-	if err := ctx.Err(); err != nil {
-		return round{}, err
-	}
-	waited := time.Duration(spent.Load()) / time.Duration(c.Connections)
 	return round{
-		SamplesPerSecond: float64(len(series)) / waited.Seconds(),
+		SamplesPerSecond: float64(len(series)) / sending.Seconds(),
 		CPUNanos:         float64(p.cpu()-cpu) / float64(len(series)),
 	}, nil
+}
+
+// encodeAll makes the bodies of these series.
+func encodeAll(ctx context.Context, c *config, f *fleet, series []int32, now int64) ([][]byte, error) {
+	bodies := make([][]byte, (len(series)+c.Batch-1)/c.Batch)
+	err := parallel(ctx, runtime.NumCPU(), len(bodies), func() func(int) error {
+		e := &encoder{fleet: f, protocol: c.Protocol}
+		return func(i int) error {
+			bodies[i] = slices.Clone(e.body(series[i*c.Batch:min((i+1)*c.Batch, len(series))], now))
+			return nil
+		}
+	})
+	return bodies, err
+}
+
+// parallel has workers do what there is to do, numbered from 0, until one fails.
+func parallel(ctx context.Context, workers, n int, worker func() (do func(i int) error)) error {
+	g, ctx := errgroup.WithContext(ctx)
+	var next atomic.Int64
+	for range workers {
+		do := worker()
+		g.Go(func() error {
+			for ctx.Err() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					return nil
+				}
+				if err := do(i); err != nil {
+					return err
+				}
+			}
+			return ctx.Err()
+		})
+	}
+	return g.Wait()
 }
 
 var client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}, Timeout: 5 * time.Minute}
@@ -285,34 +309,52 @@ func scrapePages(ctx context.Context, c *config, p process) (*pagesReport, error
 	return r, nil
 }
 
-func scrape(ctx context.Context, url, format string, p process) (scrapeReport, error) {
-	s := scrapeReport{Format: format}
+// ask asks for a page.
+func ask(ctx context.Context, url, format string) (*http.Response, error) {
 	kind, encoding, _ := strings.Cut(format, "+")
 	accept, ok := accepts[kind]
 	if !ok {
-		return s, fmt.Errorf("unknown format %q", format)
+		return nil, fmt.Errorf("unknown format %q", format)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return s, err
+		return nil, err
 	}
 	req.Header.Set("Accept", accept)
 	req.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", "120")
-	if encoding == "" {
-		encoding = "identity"
+	req.Header.Set("Accept-Encoding", cmp.Or(encoding, "identity"))
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
 	}
-	req.Header.Set("Accept-Encoding", encoding)
+	if resp.StatusCode != http.StatusOK {
+		resp.Body.Close()
+		return nil, fmt.Errorf("scrape: %s", resp.Status)
+	}
+	return resp, nil
+}
+
+// read asks for a page and does nothing with it.
+func read(ctx context.Context, url, format string) error {
+	resp, err := ask(ctx, url, format)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, resp.Body, make([]byte, 1<<20))
+	return err
+}
+
+func scrape(ctx context.Context, url, format string, p process) (scrapeReport, error) {
+	s := scrapeReport{Format: format}
 	p.resetPeak()
 	before, _ := p.resident()
 	cpu, begun := p.cpu(), time.Now()
-	resp, err := client.Do(req)
+	resp, err := ask(ctx, url, format)
 	if err != nil {
 		return s, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return s, fmt.Errorf("scrape: %s", resp.Status)
-	}
 	first := make([]byte, 1)
 	if _, err := io.ReadFull(resp.Body, first); err != nil && !errors.Is(err, io.EOF) {
 		return s, err
@@ -320,7 +362,8 @@ func scrape(ctx context.Context, url, format string, p process) (scrapeReport, e
 	s.FirstByteMS = float64(time.Since(begun).Microseconds()) / 1000
 	var kept io.Writer = io.Discard
 	var page bytes.Buffer
-	if encoding != "identity" {
+	_, encoding, _ := strings.Cut(format, "+")
+	if encoding != "" {
 		kept = &page // uncompressed below, after the clock has stopped
 	}
 	n := &counter{}
