@@ -3,7 +3,6 @@ package exposition
 import (
 	"errors"
 	"io"
-	"runtime"
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
@@ -11,12 +10,13 @@ import (
 	"github.com/klauspost/pgzip"
 )
 
-// compress wraps out; end ends what it wrapped with, and writes what is left.
-func compress(out io.Writer, enc encoding) (in io.Writer, end func() error) {
+// compress wraps out; end ends what it wrapped with, and writes what is left. workers
+// is how many goroutines may compress beside the one that writes; 0: it does so itself.
+func compress(out io.Writer, enc encoding, workers int) (in io.Writer, end func() error) {
 	b := &bundled{w: out}
 	switch enc {
 	case gzipped:
-		z := &gzipper{out: b, held: (*heldBuffers.Get().(*[]byte))[:0]}
+		z := &gzipper{out: b, workers: workers, held: (*heldBuffers.Get().(*[]byte))[:0]}
 		return z, func() error { return errors.Join(z.close(), b.flush()) }
 	case zstdized:
 		w := zstds.Get().(*zstd.Encoder)
@@ -36,52 +36,73 @@ const (
 	// than compressing them.
 	heldBytes = laterFlush + firstFlush + bufferExtra
 
-	// blockBytes is what a goroutine compresses at a time, some 0.3 ms: while a page
-	// is made, pushes wait for a processor about as long.
+	// blockBytes is what a worker compresses at a time, some 0.3 ms.
 	blockBytes = 256 << 10
 )
 
-// A gzipper compresses a page: a small one at once, a large one in blocks while the
-// next ones are rendered. One processor is left for the others.
+// A gzipper compresses a page: a small one at once; a large one in blocks while the
+// next ones are rendered, where there are workers.
 type gzipper struct {
-	out  io.Writer
-	held []byte
-	big  *pgzip.Writer
+	out     io.Writer
+	workers int
+	held    []byte
+	one     *gzip.Writer
+	big     *pgzip.Writer
 }
 
 func (z *gzipper) Write(p []byte) (int, error) {
-	if z.big == nil && len(z.held)+len(p) <= heldBytes {
+	switch {
+	case z.one != nil:
+		return z.one.Write(p)
+	case z.big != nil:
+		return z.big.Write(p)
+	case len(z.held)+len(p) <= heldBytes:
 		z.held = append(z.held, p...)
 		return len(p), nil
 	}
-	if z.big == nil {
-		z.big = parallel.Get().(*pgzip.Writer)
-		z.big.Reset(z.out)
-		if err := z.big.SetConcurrency(blockBytes, max(1, runtime.GOMAXPROCS(0)-1)); err != nil {
-			return 0, err
-		}
-		if _, err := z.big.Write(z.held); err != nil {
-			return 0, err
-		}
+	begun, err := z.begin()
+	if err != nil {
+		return 0, err
 	}
-	return z.big.Write(p)
+	if _, err := begun.Write(z.held); err != nil {
+		return 0, err
+	}
+	return begun.Write(p)
+}
+
+// begin begins to compress.
+func (z *gzipper) begin() (io.Writer, error) {
+	if z.workers == 0 {
+		z.one = gzips.Get().(*gzip.Writer)
+		z.one.Reset(z.out)
+		return z.one, nil
+	}
+	z.big = parallel.Get().(*pgzip.Writer)
+	z.big.Reset(z.out)
+	return z.big, z.big.SetConcurrency(blockBytes, z.workers)
 }
 
 func (z *gzipper) close() error {
 	defer heldBuffers.Put(&z.held)
-	if z.big != nil {
+	switch {
+	case z.big != nil:
 		err := z.big.Close()
 		if err != nil {
 			z.big.Reset(io.Discard) // Close has left its goroutine behind
 		}
 		parallel.Put(z.big)
 		return err
+	case z.one == nil:
+		z.workers = 0
+		if _, err := z.begin(); err != nil {
+			return err
+		}
+		if _, err := z.one.Write(z.held); err != nil {
+			return err
+		}
 	}
-	w := gzips.Get().(*gzip.Writer)
-	defer gzips.Put(w)
-	w.Reset(z.out)
-	_, err := w.Write(z.held)
-	return errors.Join(err, w.Close())
+	defer gzips.Put(z.one)
+	return z.one.Close()
 }
 
 var (

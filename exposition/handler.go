@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -253,7 +254,7 @@ type writer interface {
 
 // render writes a page.
 func (h *Handler) render(out io.Writer, f format, enc encoding, q series.Query, now time.Time) (*page, error) {
-	compressed, end := compress(out, enc)
+	compressed, end := compress(out, enc, workers(h.opts.Store.Pushing(now)))
 	p := newPage(compressed, f.scheme, h.stamps)
 	defer p.release()
 	q.Rename = p.rename()
@@ -273,6 +274,18 @@ func (h *Handler) render(out io.Writer, f format, enc encoding, q series.Query, 
 		err = w.Close()
 	}
 	return p, errors.Join(err, end())
+}
+
+// workers is how many processors a page may have beside the one that renders it. While
+// pushes come in, one is left alone: the runtime looks whether there is something to
+// read from the network when a processor has nothing to do, and else every ten
+// milliseconds.
+func workers(pushing bool) int {
+	n := runtime.GOMAXPROCS(0) - 1
+	if pushing {
+		n--
+	}
+	return max(0, n)
 }
 
 // counted writes to the network until the scraper's patience ends. A reader that

@@ -638,6 +638,52 @@ func TestCompression(t *testing.T) {
 	}
 }
 
+// A page of any size is whole, however many processors compress it, and also when the
+// one before it was cut.
+func TestCompressors(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	page := make([]byte, 3*heldBytes)
+	for i := range page {
+		page[i] = byte(rng.IntN(20))
+	}
+	for _, workers := range []int{0, 1, 3} {
+		for _, size := range []int{0, 1, firstFlush, heldBytes - 1, heldBytes, heldBytes + 1, len(page)} {
+			for _, enc := range []encoding{gzipped, zstdized} {
+				in, end := compress(&failing{ResponseWriter: httptest.NewRecorder(), left: size / 20}, enc, workers)
+				in.Write(page[:size])
+				if err := end(); err == nil {
+					t.Errorf("%d bytes, %s, %d workers: nothing says that it was cut", size, enc, workers)
+				}
+				var out bytes.Buffer
+				in, end = compress(&out, enc, workers)
+				for rest := page[:size]; len(rest) > 0; {
+					n := min(len(rest), laterFlush)
+					if _, err := in.Write(rest[:n]); err != nil {
+						t.Fatal(err)
+					}
+					rest = rest[n:]
+				}
+				if err := end(); err != nil {
+					t.Fatal(err)
+				}
+				var r io.Reader
+				var err error
+				if enc == gzipped {
+					r, err = gzip.NewReader(&out)
+				} else {
+					r, err = zstd.NewReader(&out, zstd.WithDecoderConcurrency(1))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, page[:size]) {
+					t.Errorf("%d bytes, %s, %d workers: %d bytes come back, %v", size, enc, workers, len(got), err)
+				}
+			}
+		}
+	}
+}
+
 // A page that cannot be finished aborts the connection: it never looks complete.
 func TestAbort(t *testing.T) {
 	store := fill(t, rand.New(rand.NewPCG(1, 1)), 5000)

@@ -235,7 +235,9 @@ func (s *Store) NewBatch(r Request) *Batch {
 		b.owner = b.edge
 	}
 	b.received = r.Received.UnixMilli()
-	b.mono = s.mono(r.Now) - max(0, r.Now.UnixMilli()-b.received)
+	now := s.mono(r.Now)
+	s.pushed.Store(now)
+	b.mono = now - max(0, r.Now.UnixMilli()-b.received)
 	asked := r.TTL
 	if asked == 0 {
 		asked = s.opts.DefaultTTL

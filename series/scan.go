@@ -211,6 +211,9 @@ type scan struct {
 	lastKey uint64
 	touched pairID // keeps the loads of gather alive
 	since   int    // series, since the processor was let go
+
+	started time.Time
+	given   time.Duration // to other threads: at most half of the time since
 }
 
 // pairVerdicts remembers what one matcher says of a pair, by its id.
@@ -228,7 +231,7 @@ const (
 // the scan is shown, with that sample or a newer one. No lock is held for longer
 // than some ten microseconds at a time.
 func (s *Store) Scan(now time.Time, q Query, v Visitor) error {
-	c := &scan{store: s, mono: s.mono(now), query: q, v: v, owner: math.MaxUint32}
+	c := &scan{store: s, mono: s.mono(now), started: time.Now(), query: q, v: v, owner: math.MaxUint32}
 	for _, ms := range q.Matchers {
 		c.verdict = append(c.verdict, make([]pairVerdicts, len(ms)))
 	}
@@ -538,10 +541,19 @@ func (c *scan) lock() {
 // them a page would else take one for ten milliseconds at a time.
 func (c *scan) unlock(n int) {
 	c.store.structure.RUnlock()
-	if c.since += n; c.since >= yieldAfter {
-		c.since = 0
-		runtime.Gosched()
+	if c.since += n; c.since < yieldAfter {
+		return
 	}
+	c.since = 0
+	runtime.Gosched()
+	// The runtime's queue is one, the system's another: a thread that the system has
+	// put behind this one on its processor waits for its clock to tick, up to 4 ms.
+	now := time.Now()
+	if c.given > now.Sub(c.started)/2 || !c.store.Pushing(now) {
+		return
+	}
+	yieldThread()
+	c.given += time.Since(now)
 }
 
 // gather copies what samples change, so that no block is locked while series are

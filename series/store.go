@@ -112,8 +112,9 @@ type Store struct {
 	scraped  scraped
 
 	pins    pins
-	packing []byte // of unlink: under structure, for writing
-	freed   uint64 // changes when pair ids may mean something else
+	pushed  atomic.Int64 // when a batch began, monotonic ms
+	packing []byte       // of unlink: under structure, for writing
+	freed   uint64       // changes when pair ids may mean something else
 	full    atomic.Bool
 	totals  counters
 	pool    sync.Pool // of *Batch
@@ -169,6 +170,7 @@ func New(opts Options) *Store {
 		groupIDs: map[string]uint32{},
 		extras:   map[uint32]*extra{},
 	}
+	s.pushed.Store(math.MinInt32)
 	for i := range s.index {
 		s.index[i].mem = mem
 	}
@@ -188,6 +190,10 @@ func (s *Store) mono(now time.Time) int64 {
 	}
 	return ms
 }
+
+// Pushing reports whether requests come in that a page should not keep waiting: one
+// began within the tenth of a second before now.
+func (s *Store) Pushing(now time.Time) bool { return s.mono(now)-s.pushed.Load() <= 100 }
 
 // MappedBytes is how much memory the store has outside of the Go heap, which the
 // runtime's own figures and GOMEMLIMIT do not know of.

@@ -190,3 +190,19 @@ func (f *familyTypes) BeginFamily(x *Family) {
 func (f *familyTypes) EndFamily(*Family)       {}
 func (f *familyTypes) Series(*Family, *Series) {}
 func (f *familyTypes) Flush() error            { return nil }
+
+func TestPushing(t *testing.T) {
+	s := New(Options{})
+	now := time.Now()
+	if s.Pushing(now) {
+		t.Error("nobody has pushed yet")
+	}
+	b := s.NewBatch(Request{Edge: "a", Received: now, Now: now})
+	b.Release()
+	if !s.Pushing(now) || !s.Pushing(now.Add(100*time.Millisecond)) {
+		t.Error("a request has just begun")
+	}
+	if s.Pushing(now.Add(102 * time.Millisecond)) {
+		t.Error("that was a while ago")
+	}
+}
