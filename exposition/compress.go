@@ -36,8 +36,9 @@ const (
 	// than compressing them.
 	heldBytes = laterFlush + firstFlush + bufferExtra
 
-	// blockBytes is what a worker compresses at a time, some 0.3 ms.
-	blockBytes = 256 << 10
+	// blockBytes is what a worker compresses at a time, some 0.6 ms. Each block looks at
+	// the end of the one before, too: half the size costs a twelfth more.
+	blockBytes = 512 << 10
 )
 
 // A gzipper compresses a page: a small one at once; a large one in blocks while the
