@@ -54,6 +54,24 @@ type diskClient struct {
 	base string
 	n    int
 	sure map[string]float64 // acknowledged
+
+	unanswered func(error) // of a push; nil: never
+}
+
+// stuckInKernel reports whether a thread of a process waits for a while in a system
+// call that nothing interrupts.
+func stuckInKernel(pid int) bool {
+	for range 50 {
+		stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		for _, name := range stats {
+			stat, _ := os.ReadFile(name)
+			if _, state, ok := strings.Cut(string(stat), ") "); ok && strings.HasPrefix(state, "D") {
+				return true
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return false
 }
 
 // push sends one series of its own and padding that does not compress, and returns
@@ -76,8 +94,12 @@ func (c *diskClient) push(padding int) int {
 		c.t.Fatal(err)
 	}
 	begun := time.Now()
-	res, err := http.Post(c.base+"/api/v1/write", "application/x-protobuf", bytes.NewReader(snappy.Encode(nil, raw)))
+	client := http.Client{Timeout: time.Minute}
+	res, err := client.Post(c.base+"/api/v1/write", "application/x-protobuf", bytes.NewReader(snappy.Encode(nil, raw)))
 	if err != nil {
+		if c.unanswered != nil {
+			c.unanswered(err)
+		}
 		c.t.Fatal(err)
 	}
 	body, _ := io.ReadAll(res.Body)
@@ -262,7 +284,9 @@ func attached(t *testing.T, image string) (device string) {
 func TestDiskError(t *testing.T) {
 	wantsFaults(t)
 	// Without a journal of its own, or that would have it read-only for good.
-	device, _ := loopDevice(t, "-b", "4096", "-O", "^has_journal")
+	// Directories lie in their inodes, at the front of the device: the kernel goes on for
+	// minutes trying to read one that is behind its end.
+	device, _ := loopDevice(t, "-b", "4096", "-O", "^has_journal,inline_data", "-I", "1024", "-N", "2048")
 	disk := mounted(t, device, "ext4", "errors=continue")
 	limit := func(bytes uint64) {
 		t.Helper()
@@ -289,6 +313,13 @@ func TestDiskError(t *testing.T) {
 		c.push(10_000)
 	}
 	limit(4 << 20)
+	c.unanswered = func(err error) {
+		stuck := stuckInKernel((*p).cmd.Process.Pid)
+		limit(0) // or it would be so for ever
+		if stuck {
+			t.Skipf("not shown here: where the file system has to read what is behind its new end, the kernel goes on trying, and the relay waits in a system call: %v", err)
+		}
+	}
 	c.fails(60_000)
 	if logs := (*p).logs.String(); !strings.Contains(logs, "input/output error") {
 		t.Errorf("nothing says input/output error:\n%s", logs)
