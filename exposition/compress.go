@@ -46,64 +46,57 @@ const (
 type gzipper struct {
 	out     io.Writer
 	workers int
-	held    []byte
-	one     *gzip.Writer
-	big     *pgzip.Writer
+	held    []byte         // the page, until
+	w       io.WriteCloser // it is large, or whole
 }
 
 func (z *gzipper) Write(p []byte) (int, error) {
-	switch {
-	case z.one != nil:
-		return z.one.Write(p)
-	case z.big != nil:
-		return z.big.Write(p)
-	case len(z.held)+len(p) <= heldBytes:
-		z.held = append(z.held, p...)
-		return len(p), nil
+	if z.w == nil {
+		if len(z.held)+len(p) <= heldBytes {
+			z.held = append(z.held, p...)
+			return len(p), nil
+		}
+		if err := z.begin(z.workers); err != nil {
+			return 0, err
+		}
 	}
-	begun, err := z.begin()
-	if err != nil {
-		return 0, err
-	}
-	if _, err := begun.Write(z.held); err != nil {
-		return 0, err
-	}
-	return begun.Write(p)
+	return z.w.Write(p)
 }
 
-// begin begins to compress.
-func (z *gzipper) begin() (io.Writer, error) {
-	if z.workers == 0 {
-		z.one = gzips.Get().(*gzip.Writer)
-		z.one.Reset(z.out)
-		return z.one, nil
+// begin begins to compress, with what is held.
+func (z *gzipper) begin(workers int) error {
+	if workers == 0 {
+		w := gzips.Get().(*gzip.Writer)
+		w.Reset(z.out)
+		z.w = w
+	} else {
+		w := parallel.Get().(*pgzip.Writer)
+		w.Reset(z.out)
+		z.w = w
+		if err := w.SetConcurrency(blockBytes, workers); err != nil {
+			return err
+		}
 	}
-	z.big = parallel.Get().(*pgzip.Writer)
-	z.big.Reset(z.out)
-	return z.big, z.big.SetConcurrency(blockBytes, z.workers)
+	_, err := z.w.Write(z.held)
+	return err
 }
 
-func (z *gzipper) close() error {
+func (z *gzipper) close() (err error) {
 	defer heldBuffers.Put(&z.held)
-	switch {
-	case z.big != nil:
-		err := z.big.Close()
-		if err != nil {
-			z.big.Reset(io.Discard) // Close has left its goroutine behind
-		}
-		parallel.Put(z.big)
-		return err
-	case z.one == nil:
-		z.workers = 0
-		if _, err := z.begin(); err != nil {
-			return err
-		}
-		if _, err := z.one.Write(z.held); err != nil {
-			return err
-		}
+	if z.w == nil {
+		err = z.begin(0)
 	}
-	defer gzips.Put(z.one)
-	return z.one.Close()
+	err = errors.Join(err, z.w.Close())
+	switch w := z.w.(type) {
+	case *gzip.Writer:
+		gzips.Put(w)
+	case *pgzip.Writer:
+		if err != nil {
+			w.Reset(io.Discard) // Close has left its goroutine behind
+		}
+		parallel.Put(w)
+	}
+	return err
 }
 
 var (
