@@ -20,7 +20,7 @@ import (
 const (
 	streamName = "RELAY"
 	subject    = "relay.journal"
-	bucket     = "relay-checkpoints" // and a second one: see newBuckets
+	bucket     = "relay-checkpoints" // and a second one: see bucketNames
 
 	maxPayload = 8 << 20
 	maxBody    = 4 << 20 // longer ones are split: the engine refuses messages of 32 MiB

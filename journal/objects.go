@@ -32,8 +32,10 @@ type buckets struct {
 }
 
 func newBuckets(name string, replicas int, log *slog.Logger) buckets {
-	return buckets{[2]string{name, name + "-b"}, replicas, log}
+	return buckets{bucketNames(name), replicas, log}
 }
+
+func bucketNames(name string) [2]string { return [2]string{name, name + "-b"} }
 
 // An objectStore is one of the buckets.
 type objectStore struct {

@@ -58,11 +58,11 @@ func blocks(dir string) []string {
 
 // setAside moves the stream away if a record's header in it is damaged, and buckets.
 func setAside(path string, log *slog.Logger) error {
-	aside := func(dir, prefix, what string, check func(file string, last uint64) (uint64, error)) error {
+	aside := func(dir, prefix, what string, records bool) error {
 		last := uint64(0)
 		for _, file := range blocks(dir) {
 			var err error
-			if last, err = check(file, last); err == nil {
+			if last, err = checkBlock(file, last, records); err == nil {
 				continue
 			}
 			to := filepath.Join(path, prefix+time.Now().UTC().Format("20060102T150405.000"))
@@ -71,49 +71,20 @@ func setAside(path string, log *slog.Logger) error {
 		}
 		return nil
 	}
-	for i, name := range newBuckets(bucket, 1, log).names {
-		err := aside(engineDir(path, "OBJ_"+name), fmt.Sprint(damagedBucket, i+1, "-"), "A place for checkpoints is damaged, and moved aside", checkChunks)
+	for i, name := range bucketNames(bucket) {
+		err := aside(engineDir(path, "OBJ_"+name), fmt.Sprint(damagedBucket, i+1, "-"), "A place for checkpoints is damaged, and moved aside", false)
 		if err != nil {
 			return err
 		}
 	}
-	return aside(streamDir(path), damagedPrefix, "The journal is damaged: its stream is moved aside, and read as far as it can be", checkBlock)
+	return aside(streamDir(path), damagedPrefix, "The journal is damaged: its stream is moved aside, and read as far as it can be", true)
 }
 
-// checkChunks walks the headers of a bucket's block. Sequences that do not rise are
-// passed over by the engine.
-func checkChunks(file string, last uint64) (uint64, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return last, err
-	}
-	defer f.Close()
-	var h [blockHeader]byte
-	for at := int64(0); ; {
-		if _, err := f.ReadAt(h[:], at); errors.Is(err, io.EOF) {
-			return last, nil
-		} else if err != nil {
-			return last, err
-		}
-		size, seq := int64(binary.LittleEndian.Uint32(h[:])&^(1<<31)), binary.LittleEndian.Uint64(h[4:])
-		if size < blockHeader+blockSum || size > maxRecord {
-			return last, fmt.Errorf("a record of %d bytes at %d", size, at)
-		}
-		at += size
-		if seq&tombstone != 0 {
-			continue
-		}
-		seq &= sequenceBits
-		if last != 0 && seq > last+maxLeap {
-			return last, fmt.Errorf("sequence %d follows %d", seq, last)
-		}
-		last = max(last, seq)
-	}
-}
-
-// checkBlock walks the headers of a block. A record that is cut at the end is
-// what a crash leaves behind; the engine knows that.
-func checkBlock(file string, last uint64) (uint64, error) {
+// checkBlock walks the headers of a block, of the stream's records or of a bucket's chunks.
+// last is the sequence before it, and the one at its end. A record that is cut at the end
+// is what a crash leaves behind; the engine knows that. Chunks whose sequences do not
+// rise it passes over.
+func checkBlock(file string, last uint64, records bool) (uint64, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return last, err
@@ -139,13 +110,16 @@ func checkBlock(file string, last uint64) (uint64, error) {
 			continue
 		}
 		seq &= sequenceBits
-		if seq <= last || last != 0 && seq > last+maxLeap {
+		if records && seq <= last || last != 0 && seq > last+maxLeap {
 			return last, fmt.Errorf("sequence %d follows %d", seq, last)
+		}
+		last = max(last, seq)
+		if !records {
+			continue
 		}
 		if n == len(h) && (binary.LittleEndian.Uint16(h[20:]) != uint16(len(subject)) || string(h[blockHeader:]) != subject) {
 			return last, fmt.Errorf("a record of another subject, sequence %d", seq)
 		}
-		last = seq
 		if at > info.Size() {
 			return last, checkTail(f, at-size+int64(len(h)), seq)
 		}
