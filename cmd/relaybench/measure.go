@@ -450,11 +450,11 @@ func measureLatency(ctx context.Context, c *config, f *fleet, series []int32, r 
 func openLoop(ctx context.Context, c *config, f *fleet, series []int32, perSecond float64) (*latency, error) {
 	const seconds = 10
 	n := max(1, int(perSecond*seconds))
-	e := &encoder{fleet: f, protocol: c.Protocol}
 	// A body for each request would be much memory: some are sent again and again.
-	bodies := make([][]byte, min(n, max(1, len(series)/c.Batch), 200))
-	for i := range bodies {
-		bodies[i] = slices.Clone(e.body(series[i*c.Batch:min((i+1)*c.Batch, len(series))], time.Now().UnixMilli()))
+	some := min(n, max(1, len(series)/c.Batch), 200)
+	bodies, err := encodeAll(ctx, c, f, series[:min(some*c.Batch, len(series))], time.Now().UnixMilli())
+	if err != nil {
+		return nil, err
 	}
 	took := make([]float64, n)
 	var wg sync.WaitGroup
