@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -20,19 +21,28 @@ import (
 
 func pushAs(t *testing.T, base, edge, ttl string) {
 	t.Helper()
-	req, err := http.NewRequest(http.MethodPost, base+"/api/v1/write", strings.NewReader(string(pushBody(t, "a", 1))))
+	send(t, base, 204, http.MethodPost, "/api/v1/write", string(pushBody(t, "a", 1)), "X-Relay-Edge", edge, "X-Relay-TTL", ttl)
+}
+
+// send sends a request that must be answered with that code. header are names and values.
+func send(t *testing.T, base string, code int, method, path, body string, header ...string) {
+	t.Helper()
+	req, err := http.NewRequest(method, base+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header.Set("X-Relay-Edge", edge)
-	req.Header.Set("X-Relay-TTL", ttl)
+	req.Close = true // the relay may be killed
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
+	text, _ := io.ReadAll(res.Body)
 	res.Body.Close()
-	if res.StatusCode != 204 {
-		t.Fatalf("answered %d", res.StatusCode)
+	if res.StatusCode != code {
+		t.Fatalf("%s %s is answered %d, not %d: %s", method, path, res.StatusCode, code, text)
 	}
 }
 

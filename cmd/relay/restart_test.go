@@ -27,23 +27,7 @@ func TestRestartsAfterTheWindow(t *testing.T) {
 	c, _, restart := startOn(t, t.TempDir(), "--journal.window=2s", "--series.lag-tolerance=1s", "--ha.labels")
 	send := func(code int, method, path, body string, header ...string) {
 		t.Helper()
-		req, err := http.NewRequest(method, c.base+path, strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Close = true // the relay will be killed
-		for i := 0; i < len(header); i += 2 {
-			req.Header.Set(header[i], header[i+1])
-		}
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, _ := io.ReadAll(res.Body)
-		res.Body.Close()
-		if res.StatusCode != code {
-			t.Fatalf("%s %s is answered %d, not %d: %s", method, path, res.StatusCode, code, text)
-		}
+		send(t, c.base, code, method, path, body, header...)
 	}
 	write := func(code int, ttl string, value float64, labels ...string) {
 		t.Helper()
@@ -104,20 +88,7 @@ func TestCheckpointIsDamaged(t *testing.T) {
 	c, p, restart := startOn(t, dir, "--journal.window=2s")
 	pushFor := func(ttl string) {
 		t.Helper()
-		req, err := http.NewRequest("POST", c.base+"/metrics/job/batch/ttl/"+ttl, strings.NewReader("batch_job_success 1\n"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Close = true
-		req.Header.Set("X-Relay-TTL", ttl)
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		res.Body.Close()
-		if res.StatusCode != 200 {
-			t.Fatal(res.Status)
-		}
+		send(t, c.base, 200, "POST", "/metrics/job/batch/ttl/"+ttl, "batch_job_success 1\n", "X-Relay-TTL", ttl)
 	}
 	pushFor("24h")
 	const want = `batch_job_success{job="batch",ttl="24h",instance=""} 1`
