@@ -379,22 +379,32 @@ func TestCatchUp(t *testing.T) {
 	}
 }
 
+// freePort is the first free port of loopback from that one on.
+func freePort(t *testing.T, from int) int {
+	t.Helper()
+	for port := from; port < from+100; port++ {
+		if l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatalf("no port from %d on is free", from)
+	return 0
+}
+
 // A leader that was just elected may not know yet what it has taken over: what it says
 // of the stream's end is believed once a record has gone through it.
 func TestCatchUpUnderAnotherLeader(t *testing.T) {
 	t.Parallel()
 	var routes []*url.URL
 	var clusters []*cluster
+	port := 30_000 + rand.N(2_000) // the kernel gives connections others
 	for i := range 3 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.Close()
-		routes = append(routes, &url.URL{Scheme: "nats-route", Host: l.Addr().String()})
+		port = freePort(t, port+1)
+		routes = append(routes, &url.URL{Scheme: "nats-route", Host: fmt.Sprint("127.0.0.1:", port)})
 		clusters = append(clusters, &cluster{t: t, opts: server.Options{
 			ServerName: fmt.Sprint("n", i), Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
-			Cluster: server.ClusterOpts{Name: "three", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port},
+			Cluster: server.ClusterOpts{Name: "three", Host: "127.0.0.1", Port: port},
 		}})
 	}
 	for _, c := range clusters {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -485,15 +487,28 @@ func file(t *testing.T, name, text string) string {
 	return path
 }
 
+// freeAddress is an address of loopback that nobody else is given: not twice here, and not
+// by the kernel, which hands out ports for connections from a range of its own.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := 10_000 + int(portsGiven.Add(1)+firstPort)%20_000
+		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port))
+		if err != nil {
+			continue
+		}
+		l.Close()
+		return l.Addr().String()
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port of a thousand is free")
+	return ""
 }
+
+// Another process that looks for ports at the same time begins elsewhere.
+var (
+	firstPort  = rand.Uint32N(20_000)
+	portsGiven atomic.Uint32
+)
 
 // waitFor waits half a minute at most.
 func waitFor(t *testing.T, what string, holds func() bool) {
