@@ -43,7 +43,7 @@ long: ## the crash test, 200 rounds
 	RELAY_CRASH_ROUNDS=200 go test ./cmd/relay -run TestCrash -count=1 -timeout 2h -v
 
 bench: ## Go benchmarks; BENCH=regexp
-	go test -run '^$$' -bench '$(BENCH)' -benchmem ./series ./ingest ./exposition
+	go test -run '^$$' -bench '$(BENCH)' -benchmem ./series ./ingest ./exposition ./journal
 
 bench-compare: ## benchmarks of REF and of this tree, side by side
 	scripts/bench-compare "$(REF)" "$(BENCH)"

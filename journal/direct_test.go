@@ -44,6 +44,7 @@ func TestBothWaysIntoTheStream(t *testing.T) {
 			t.Fatalf("after record %d: %+v, %v, the journal is at %d", i, info.State, err, j.last)
 		}
 	}
+	j.engine.direct = short
 	j.Close()
 	j = open(t, dir)
 	defer j.Close()
@@ -63,7 +64,9 @@ func TestFullByTheLongWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer j.Close()
+	short := j.engine.direct
 	j.engine.direct = nil
+	defer func() { j.engine.direct = short }()
 	r := record(0)
 	r.Body = make([]byte, 1<<20)
 	for range 8 {

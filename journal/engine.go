@@ -36,8 +36,8 @@ type engine struct {
 	stream     jetstream.Stream
 	buckets    buckets
 	subject    string
-	maxMessage int                // of the stream; 0 or less: no limit but the server's
-	direct     server.StreamStore // the short way into the stream of this process; nil: by the client
+	maxMessage int     // of the stream; 0 or less: no limit but the server's
+	direct     *writer // the short way into the stream of this process; nil: by the client
 }
 
 // startEngine starts the server on a directory.
@@ -111,17 +111,20 @@ func (e *engine) open(o *Options) (err error) {
 	if _, err = e.objectStores(ctx); err != nil {
 		return err
 	}
-	if e.direct, err = streamStore(e.server, streamName); err != nil {
+	store, err := streamStore(e.server, streamName)
+	if err != nil {
 		o.Logger.Warn("Records take the long way into the engine, at a higher price", "err", err)
+		return nil
 	}
+	e.direct = newWriter(store)
 	return nil
 }
 
-// publish puts a message into the stream, and returns when it is safe there.
+// publish puts a message into the stream, and returns when it is safe there. After
+// errStuck data may still be read.
 func (e *engine) publish(ctx context.Context, data []byte) (sequence uint64, err error) {
 	if e.direct != nil {
-		sequence, _, err = e.direct.StoreMsg(subject, nil, data, 0)
-		return sequence, err
+		return e.direct.write(data)
 	}
 	attempts := 0
 	if e.server == nil {
@@ -144,7 +147,13 @@ func isFull(err error) bool {
 	return errors.Is(err, server.ErrMaxBytes) || errors.As(err, &api) && api.Description == server.ErrMaxBytes.Error()
 }
 
+// close returns when nothing of the engine runs any more: if the disk hangs, when it
+// no longer does.
 func (e *engine) close() {
+	if e.direct != nil {
+		e.direct.close()
+		defer e.direct.wait()
+	}
 	if e.conn != nil {
 		e.conn.Close()
 	}

@@ -35,9 +35,11 @@ type Journal struct {
 	lock    fileutil.Releaser
 
 	engineMu sync.RWMutex
-	engine   *engine // nil while it is being reopened
-	broken   chan struct{}
-	refused  atomic.Bool // a record, since the last checkpoint, for lack of room
+	engine   *engine       // nil while it is being reopened
+	broken   chan error    // why
+	refused  atomic.Bool   // a record, since the last checkpoint, for lack of room
+	asking   sync.Mutex    // held while the engine is asked for its size
+	bytes    atomic.Uint64 // of the stream, as it last said
 	ended    atomic.Bool
 	closing  chan struct{}
 	closed   sync.WaitGroup
@@ -61,15 +63,17 @@ type findings struct {
 	damage  bool            // somewhere
 }
 
-// Times of the journal.
-const (
-	appendTime  = 5 * time.Second
-	reopenPause = time.Second
+// Times of the journal. Variables, shorter in tests.
+var (
+	appendTime = 5 * time.Second  // for a record to be taken, and again for it to be stored
+	closeTime  = 10 * time.Second // for the engine to write what makes its next start fast
 
-	// publishRetries are for a stream without a leader, which nobody has heard: some
-	// 250 ms each.
-	publishRetries = 8
+	reopenPause = time.Second
 )
+
+// publishRetries are for a stream without a leader, which nobody has heard: some
+// 250 ms each.
+const publishRetries = 8
 
 // Open locks the directory and starts the engine on it. With a cluster it returns at
 // once, and connects for as long as it takes.
@@ -82,7 +86,7 @@ func Open(opts Options) (*Journal, error) {
 	}
 	j := &Journal{
 		opts: opts, log: opts.Logger, inflight: map[uint64]uint64{},
-		broken: make(chan struct{}, 1), closing: make(chan struct{}), due: make(chan struct{}, 1),
+		broken: make(chan error, 1), closing: make(chan struct{}), due: make(chan struct{}, 1),
 	}
 	if opts.Cluster != nil {
 		if err := opts.Cluster.Check(); err != nil {
@@ -103,6 +107,7 @@ func Open(opts Options) (*Journal, error) {
 		return nil, fmt.Errorf("journal in %s: %w", opts.Path, err)
 	}
 	j.lock, j.engine = l, e
+	j.bytes.Store(e.stream.CachedInfo().State.Bytes)
 	j.metrics = newMetrics(opts.Registerer, j)
 	j.closed.Go(j.supervise)
 	j.closed.Go(j.watchSize)
@@ -110,12 +115,29 @@ func Open(opts Options) (*Journal, error) {
 }
 
 // Close stops the engine. Appends that are on their way fail. A second call does
-// nothing.
+// nothing. If the engine has not stopped after ten seconds, because a call of the disk
+// does not return, Close returns an error and lets it stop when it can; the directory
+// is locked until then, or until the process ends, which it may at once: nothing
+// acknowledged is lost by that.
 func (j *Journal) Close() error {
 	if j.ended.Swap(true) {
 		return nil
 	}
 	close(j.closing)
+	shut := make(chan error, 1)
+	go func() { shut <- j.shut() }()
+	wait := time.NewTimer(closeTime)
+	defer wait.Stop()
+	select {
+	case err := <-shut:
+		return err
+	case <-wait.C:
+		return fmt.Errorf("the journal did not close within %s: its disk hangs; what was acknowledged is in it", closeTime)
+	}
+}
+
+// shut is Close, however long it takes.
+func (j *Journal) shut() error {
 	j.closed.Wait()
 	j.engineMu.Lock()
 	defer j.engineMu.Unlock()
@@ -146,6 +168,14 @@ func (j *Journal) current() *engine {
 // replayed until a checkpoint holds it, apply is called, and Append returns. What
 // apply does is to be visible to dump of [Journal.Checkpoint]. After an error apply
 // was not called, and will not be. The record belongs to the caller.
+//
+// After [ErrFull] the journal does not have the record. After [ErrUnavailable] it may
+// have it, as with a request whose answer got lost: if its disk failed while it was
+// stored, or had not stored it after five seconds. Then it is before all that is
+// appended later, and a replay may apply it.
+//
+// Append returns within ten seconds for each 4 MiB of the body, whatever the disk does:
+// five until it is the record's turn, five until it is stored. ctx does not shorten that.
 func (j *Journal) Append(ctx context.Context, r *Record, apply func()) error {
 	e := j.current()
 	if e == nil {
@@ -184,11 +214,14 @@ func (j *Journal) publish(ctx context.Context, e *engine, r *Record, id uint64) 
 	if buf == nil {
 		buf = new([]byte)
 	}
-	defer j.buffers.Put(buf)
 	for ; p.index < p.total; p.index++ {
 		*buf = cut.append((*buf)[:0], r, p)
 		sequence, err := e.publish(ctx, *buf)
+		if errors.Is(err, errStuck) {
+			return err // the buffer is the engine's for as long
+		}
 		if err != nil {
+			j.buffers.Put(buf)
 			return err
 		}
 		j.metrics.bytes.Add(float64(len(*buf)))
@@ -196,6 +229,7 @@ func (j *Journal) publish(ctx context.Context, e *engine, r *Record, id uint64) 
 		j.last = max(j.last, sequence)
 		j.mu.Unlock()
 	}
+	j.buffers.Put(buf)
 	j.metrics.records.Inc()
 	return nil
 }
@@ -209,9 +243,9 @@ func (j *Journal) failed(err error) error {
 		j.isDue()
 		return ErrFull
 	}
-	if j.follow == nil {
+	if j.follow == nil && !errors.Is(err, errBusy) && !errors.Is(err, errEnded) {
 		select {
-		case j.broken <- struct{}{}:
+		case j.broken <- err:
 		default:
 		}
 	}
@@ -221,16 +255,17 @@ func (j *Journal) failed(err error) error {
 // supervise reopens the engine after an error: its write errors are sticky.
 func (j *Journal) supervise() {
 	for {
+		var why error
 		select {
 		case <-j.closing:
 			return
-		case <-j.broken:
+		case why = <-j.broken:
 		}
 		j.engineMu.Lock()
 		old := j.engine
 		j.engine = nil
 		j.engineMu.Unlock()
-		j.log.Error("The journal failed: pushes are answered 503 until it is reopened", "path", j.opts.Path)
+		j.log.Error("The journal failed: pushes are answered 503 until it is reopened", "path", j.opts.Path, "err", why)
 		if old != nil {
 			old.close()
 		}
@@ -242,7 +277,7 @@ func (j *Journal) supervise() {
 			}
 			e, err := startEngine(&j.opts)
 			if err == nil {
-				err = j.reopened(e)
+				err = j.reopened(e, errors.Is(why, errStuck))
 			}
 			if err == nil {
 				break
@@ -252,8 +287,9 @@ func (j *Journal) supervise() {
 	}
 }
 
-// reopened takes a new engine into use.
-func (j *Journal) reopened(e *engine) error {
+// reopened takes a new engine into use. unsure: it may have a record that was not
+// applied.
+func (j *Journal) reopened(e *engine, unsure bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTime)
 	defer cancel()
 	info, err := e.stream.Info(ctx)
@@ -263,6 +299,7 @@ func (j *Journal) reopened(e *engine) error {
 	}
 	j.mu.Lock()
 	if info.State.LastSeq < j.last {
+		unsure = true
 		j.log.Error("The journal has lost acknowledged records; what they led to is still in memory, and in the next checkpoint", "lost", j.last-info.State.LastSeq)
 		j.metrics.lost.Add(float64(j.last - info.State.LastSeq))
 	}
@@ -277,6 +314,9 @@ func (j *Journal) reopened(e *engine) error {
 	}
 	j.metrics.reopened.Inc()
 	j.log.Info("The journal is open again", "path", j.opts.Path)
+	if unsure {
+		j.isDue() // from then on a replay leads to what is in memory now
+	}
 	return nil
 }
 

@@ -22,6 +22,7 @@ import (
 func TestMain(m *testing.M) {
 	stallTime = 100 * time.Millisecond
 	lookEvery = 50 * time.Millisecond
+	reopenPause = 50 * time.Millisecond
 	// nats.go 1.55 leaves it behind now and then after an object's Put: it waits on a
 	// channel that was set to nil before it looked.
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats.go/jetstream.(*jetStream).resetPendingAcksOnReconnect"))

@@ -83,23 +83,29 @@ func (j *Journal) sizeLimit() float64 {
 	return f.limit
 }
 
+// askTime is how long the engine is asked for its size.
+const askTime = time.Second
+
+// size is what the stream has, or had when the engine answered last.
 func (j *Journal) size() float64 {
 	if f := j.follow; f != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		return f.bytes
 	}
+	// One asks at a time: an engine whose disk hangs does not answer, and what it is
+	// asked meanwhile it keeps.
 	e := j.current()
-	if e == nil {
-		return 0
+	if e == nil || !j.asking.TryLock() {
+		return float64(j.bytes.Load())
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer j.asking.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), askTime)
 	defer cancel()
-	info, err := e.stream.Info(ctx)
-	if err != nil {
-		return 0
+	if info, err := e.stream.Info(ctx); err == nil {
+		j.bytes.Store(info.State.Bytes)
 	}
-	return float64(info.State.Bytes)
+	return float64(j.bytes.Load())
 }
 
 func (m *metrics) checkpointed(start time.Time, size uint64) {

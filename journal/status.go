@@ -16,7 +16,8 @@ type Status struct {
 	Checkpoint time.Time // when the last one was written; zero: none since the start
 }
 
-// Status says how the journal is doing. It asks the engine, for a second at most.
+// Status says how the journal is doing. It asks the engine, for a second at most;
+// one that does not answer leaves Bytes as it was.
 func (j *Journal) Status() Status {
 	s := Status{Up: j.current() != nil, Bytes: int64(j.size()), Limit: j.opts.MaxBytes, Replayed: gauge(j.metrics.replayed)}
 	if at := gauge(j.metrics.checkpointTime); at > 0 {

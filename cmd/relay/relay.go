@@ -342,7 +342,9 @@ func (r *relay) serve(ctx context.Context) error {
 		cancel()
 		unfollow()
 		background.Wait()
-		r.close()
+		if err := r.close(); err != nil {
+			r.log.Error("Not closed in order", "err", err)
+		}
 	}()
 	background.Go(func() { keepMemory(ctx, r.store, r.memory) })
 	background.Go(func() { r.trends.keep(ctx, r) })
