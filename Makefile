@@ -36,8 +36,8 @@ e2e: ## real Prometheus, vmagent, Telegraf and nats-server on loopback; see CONT
 sampling: ## what the centre misses at equal and half intervals, 12 minutes
 	RELAY_SAMPLING=12m go test ./cmd/relay -run TestSampling -count=1 -timeout 30m -v
 
-faults: ## full, broken and read-only disks, loss of power; takes the right to mount, and strace
-	RELAY_FAULTS=1 go test ./cmd/relay -run '^(TestDiskFull|TestDiskError|TestDiskTurnsReadOnly|TestReadOnlyDirectory|TestPowerLoss|TestSyncBeforeTheAnswer)$$' -count=1 -v
+faults: ## full, broken, hanging and read-only disks, loss of power; takes strace
+	scripts/test-faults
 
 long: ## the crash test, 200 rounds
 	RELAY_CRASH_ROUNDS=200 go test ./cmd/relay -run TestCrash -count=1 -timeout 2h -v

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -24,7 +26,8 @@ import (
 
 // Faults of the disk, against the relay's binary on file systems of its own:
 // RELAY_FAULTS=1 runs them. That takes the right to mount, which
-// `unshare --map-root-user --mount` gives to anybody, and strace.
+// `unshare --map-root-user --mount` gives to anybody, strace and fsfreeze; see
+// scripts/test-faults.
 
 func wantsFaults(t *testing.T) {
 	t.Helper()
@@ -54,30 +57,21 @@ type diskClient struct {
 	base string
 	n    int
 	sure map[string]float64 // acknowledged
-
-	unanswered func(error) // of a push; nil: never
-}
-
-// stuckInKernel reports whether a thread of a process waits for a while in a system
-// call that nothing interrupts.
-func stuckInKernel(pid int) bool {
-	for range 50 {
-		stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-		for _, name := range stats {
-			stat, _ := os.ReadFile(name)
-			if _, state, ok := strings.Cut(string(stat), ") "); ok && strings.HasPrefix(state, "D") {
-				return true
-			}
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	return false
 }
 
 // push sends one series of its own and padding that does not compress, and returns
 // the answer's code: 2xx or 503 with Retry-After.
 func (c *diskClient) push(padding int) int {
 	c.t.Helper()
+	code, err := c.try(padding)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return code
+}
+
+// try is push in any goroutine; without an answer the code is 0.
+func (c *diskClient) try(padding int) (code int, err error) {
 	name := fmt.Sprintf("disk_%d", c.n)
 	req := &prompb.WriteRequest{Timeseries: []prompb.TimeSeries{{
 		Labels:  []prompb.Label{{Name: "__name__", Value: name}},
@@ -91,16 +85,13 @@ func (c *diskClient) push(padding int) int {
 	req.XXX_unrecognized = append(binary.AppendUvarint([]byte{0x7a}, uint64(len(noise))), noise...)
 	raw, err := req.Marshal()
 	if err != nil {
-		c.t.Fatal(err)
+		return 0, err
 	}
 	begun := time.Now()
 	client := http.Client{Timeout: time.Minute}
 	res, err := client.Post(c.base+"/api/v1/write", "application/x-protobuf", bytes.NewReader(snappy.Encode(nil, raw)))
 	if err != nil {
-		if c.unanswered != nil {
-			c.unanswered(err)
-		}
-		c.t.Fatal(err)
+		return 0, err
 	}
 	body, _ := io.ReadAll(res.Body)
 	res.Body.Close()
@@ -108,13 +99,13 @@ func (c *diskClient) push(padding int) int {
 	case res.StatusCode == 204:
 		c.sure[name] = float64(c.n)
 	case res.StatusCode != 503 || res.Header.Get("Retry-After") == "" || !strings.Contains(string(body), "journal"):
-		c.t.Fatalf("push %d is answered %d %q, Retry-After %q", c.n, res.StatusCode, body, res.Header.Get("Retry-After"))
+		err = fmt.Errorf("push %d is answered %d %q, Retry-After %q", c.n, res.StatusCode, body, res.Header.Get("Retry-After"))
 	}
 	if took := time.Since(begun); took > 20*time.Second {
-		c.t.Errorf("push %d was answered after %s", c.n, took)
+		err = errors.Join(err, fmt.Errorf("push %d was answered after %s", c.n, took))
 	}
 	c.n++
-	return res.StatusCode
+	return res.StatusCode, err
 }
 
 // check looks for everything that was acknowledged.
@@ -313,15 +304,11 @@ func TestDiskError(t *testing.T) {
 		c.push(10_000)
 	}
 	limit(4 << 20)
-	c.unanswered = func(err error) {
-		stuck := stuckInKernel((*p).cmd.Process.Pid)
-		limit(0) // or it would be so for ever
-		if stuck {
-			t.Skipf("not shown here: where the file system has to read what is behind its new end, the kernel goes on trying, and the relay waits in a system call: %v", err)
-		}
-	}
+	t.Cleanup(func() { limit(0) }) // or a call that hangs would do so for ever
 	c.fails(60_000)
-	if logs := (*p).logs.String(); !strings.Contains(logs, "input/output error") {
+	// Where the file system has to read what is behind its new end, the kernel goes on
+	// trying.
+	if logs := (*p).logs.String(); !strings.Contains(logs, "input/output error") && !strings.Contains(logs, "hangs") {
 		t.Errorf("nothing says input/output error:\n%s", logs)
 	}
 	limit(0)
@@ -381,6 +368,167 @@ func TestDiskTurnsReadOnly(t *testing.T) {
 			if sync == "always" { // or the first ones never came to the device
 				restart(syscall.SIGKILL)
 				c.check("after kill -9")
+			}
+		})
+	}
+}
+
+// frozen freezes a file system: whoever writes to it waits in a system call that
+// nothing interrupts, as on a disk that hangs. Calling thaw ends that; so does the end of
+// the test, and of its process.
+func frozen(t *testing.T, dir string) (thaw func()) {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", `trap '' INT TERM; fsfreeze --freeze "$1" && echo frozen && read -r _; fsfreeze --unfreeze "$1"`, "sh", dir)
+	var said lockedBuffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	hold, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	thaw = sync.OnceFunc(func() {
+		hold.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("thaw: %v, %s", err, said.String())
+		}
+	})
+	t.Cleanup(thaw)
+	waitFor(t, "a file system that is frozen", func() bool { return strings.Contains(said.String(), "frozen") })
+	return thaw
+}
+
+// The disk hangs: no call that writes to it returns. Pushes are answered 503 all the
+// same, and all pages go on. When the disk goes on, pushes are taken again, by
+// themselves. What was acknowledged before and after outlives kill -9. While the disk
+// hangs the relay can be stopped, too.
+func TestDiskHangs(t *testing.T) {
+	wantsFaults(t)
+	for _, flags := range [][]string{{"--journal.window=4s"}, {"--journal.window=1h", "--journal.sync=always"}} {
+		t.Run(strings.Join(flags, " "), func(t *testing.T) {
+			device, _ := loopDevice(t)
+			disk := mounted(t, device, "ext4", "")
+			c, p, restart := startOn(t, filepath.Join(disk, "data"), append(flags, "--web.enable-lifecycle")...)
+			for range 10 {
+				c.push(10_000)
+			}
+			clients := []*diskClient{c}
+			check := func(when string) {
+				t.Helper()
+				for _, c := range clients {
+					c.check(when)
+				}
+			}
+			waitFor(t, "a journal whose size is known", func() bool { return own(t, c.base, "relay_journal_bytes") > 0 })
+			thaw := frozen(t, disk)
+			var pushers sync.WaitGroup
+			var refused, acknowledged atomic.Int64
+			stop := make(chan struct{})
+			for i := range 8 {
+				c := &diskClient{t: t, base: c.base, sure: map[string]float64{}, n: 10_000 * (i + 1)}
+				clients = append(clients, c)
+				pushers.Go(func() {
+					for {
+						code, err := c.try(5_000)
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						if code == 204 {
+							acknowledged.Add(1)
+						} else {
+							refused.Add(1)
+						}
+						select {
+						case <-stop:
+							return
+						case <-time.After(20 * time.Millisecond):
+						}
+					}
+				})
+			}
+			end := sync.OnceFunc(func() { close(stop); pushers.Wait() })
+			defer end()
+			// Nobody helps the disk before all of these are answered.
+			client := http.Client{Timeout: 20 * time.Second}
+			ask := func(method, path string, want int) {
+				t.Helper()
+				req, err := http.NewRequest(method, c.base+path, strings.NewReader("pushed 1\n"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				res, err := client.Do(req)
+				if err != nil {
+					t.Fatalf("while the disk hangs: %v", err)
+				}
+				io.Copy(io.Discard, res.Body)
+				res.Body.Close()
+				if res.StatusCode != want || want == 503 && res.Header.Get("Retry-After") == "" {
+					t.Errorf("while the disk hangs %s %s is answered %d, Retry-After %q", method, path, res.StatusCode, res.Header.Get("Retry-After"))
+				}
+			}
+			for deadline := time.Now().Add(time.Minute); refused.Load() < 100 || own(t, c.base, "relay_journal_up") != 0; {
+				if time.Now().After(deadline) {
+					t.Fatalf("%d pushes are refused, relay_journal_up is %v", refused.Load(), own(t, c.base, "relay_journal_up"))
+				}
+				for _, path := range []string{"/metrics", "/-/metrics", "/", "/api/v1/status", "/api/v1/edges", "/api/v1/sd", "/api/v1/series?match[]=disk_1", "/-/healthy", "/-/ready"} {
+					ask("GET", path, 200)
+				}
+				c.check("while the disk hangs")
+			}
+			ask("PUT", "/metrics/job/batch", 503)
+			ask("DELETE", "/metrics/job/batch", 503)
+			ask("POST", "/-/reload", 200)
+			if bytes := own(t, c.base, "relay_journal_bytes"); bytes == 0 {
+				t.Error("relay_journal_bytes is 0 while the disk hangs")
+			}
+			if logs := (*p).logs.String(); !strings.Contains(logs, "hangs") {
+				t.Errorf("nothing says that the disk hangs:\n%s", logs)
+			}
+			if n := acknowledged.Load(); n != 0 {
+				t.Errorf("%d pushes are acknowledged while the disk hangs", n)
+			}
+			thaw()
+			waitFor(t, "pushes that are taken again", func() bool { return acknowledged.Load() > 100 })
+			end()
+			check("when the disk goes on")
+			if up, lost := own(t, c.base, "relay_journal_up"), own(t, c.base, "relay_journal_lost_records_total"); up != 1 || lost != 0 {
+				t.Errorf("relay_journal_up is %v, %v records are lost", up, lost)
+			}
+			restart(syscall.SIGKILL)
+			check("after kill -9")
+
+			// It is killed while the disk hangs.
+			thaw = frozen(t, disk)
+			if c.push(5_000) != 503 {
+				t.Error("a push is acknowledged while the disk hangs")
+			}
+			(*p).Signal(syscall.SIGKILL)
+			thaw()
+			restart(0)
+			check("after kill -9 while the disk hung")
+
+			// It is stopped while the disk hangs. The kernel lets no process end that is in a
+			// call, but it has nobody wait any more.
+			thaw = frozen(t, disk)
+			if c.push(5_000) != 503 {
+				t.Error("a push is acknowledged while the disk hangs")
+			}
+			(*p).Signal(syscall.SIGTERM)
+			waitFor(t, "a relay that has given up its journal", func() bool { return strings.Contains((*p).logs.String(), "did not close within") })
+			if code := status(c.base + "/-/healthy"); code != 0 {
+				t.Errorf("a relay that was stopped answers %d", code)
+			}
+			thaw()
+			if code := (*p).wait(t); code != 0 {
+				t.Errorf("after SIGTERM while the disk hung: exit %d", code)
+			}
+			restart(0)
+			check("after SIGTERM while the disk hung")
+			c.recovers(5_000)
+			if damaged, lost := own(t, c.base, "relay_journal_damaged_records_total"), own(t, c.base, "relay_journal_lost_records_total"); damaged+lost != 0 {
+				t.Errorf("%v records are damaged and %v lost", damaged, lost)
 			}
 		})
 	}
