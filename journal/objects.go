@@ -95,7 +95,7 @@ func (e *engine) renew(ctx context.Context, s objectStore) (objectStore, error) 
 }
 
 // objects lists what is in an object store. Of one whose description is damaged
-// only the name is known.
+// only the name is known; one that the engine does not give in time is none of these.
 func (s *objectStore) objects(ctx context.Context) ([]*jetstream.ObjectInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
@@ -118,6 +118,8 @@ func (s *objectStore) objects(ctx context.Context) ([]*jetstream.ObjectInfo, err
 			if err := s.stream.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
 				return nil, err
 			}
+		case isTimeout(err):
+			return nil, fmt.Errorf("the description of %s: %w", name, err)
 		case err != nil:
 			out = append(out, &jetstream.ObjectInfo{ObjectMeta: jetstream.ObjectMeta{Name: string(name)}})
 		default:

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -31,15 +33,25 @@ func (p Progress) Whole() bool { return p.Damaged == 0 && p.Lost == 0 }
 // only where nothing can be replayed, or a newer relay wrote the journal. What it
 // hands out is valid during the call.
 //
-// With an external cluster it waits for the cluster, however long that takes, and
-// [Journal.Follow] goes on where it ends.
+// A disk that hangs is waited for, however long that takes, and then all is handed out
+// again from the beginning. With an external cluster it waits for the cluster as
+// patiently, and [Journal.Follow] goes on where it ends.
 func (j *Journal) Replay(ctx context.Context, load func(piece []byte) error, apply func(*Record) error) (Progress, error) {
 	if j.follow == nil {
-		e := j.current()
-		if e == nil {
-			return Progress{}, ErrUnavailable
+		for try := 1; ; try++ {
+			e := j.current()
+			if e == nil {
+				return Progress{}, ErrUnavailable
+			}
+			p, err := j.replay(ctx, e, load, apply, nil, try < maxAttempts)
+			if !errors.Is(err, errInterrupted) {
+				return p, err
+			}
+			j.log.Warn("The journal's engine does not answer at the start: it is asked again when the disk does", "err", err)
+			if err := j.readable(ctx); err != nil {
+				return p, err
+			}
 		}
-		return j.replay(ctx, e, load, apply, nil)
 	}
 	attempts := attempts{}
 	for {
@@ -47,7 +59,7 @@ func (j *Journal) Replay(ctx context.Context, load func(piece []byte) error, app
 			return Progress{}, err
 		}
 		if e := j.current(); e != nil {
-			p, err := j.replay(ctx, e, load, apply, &attempts)
+			p, err := j.replay(ctx, e, load, apply, &attempts, false)
 			if !errors.Is(err, errInterrupted) {
 				return p, err
 			}
@@ -64,8 +76,45 @@ func (j *Journal) Replay(ctx context.Context, load func(piece []byte) error, app
 }
 
 // errInterrupted is the error for a replay that can be tried again: of a cluster
-// that went away before a record was applied.
+// that went away before a record was applied, or of a disk that hangs.
 var errInterrupted = errors.New("interrupted")
+
+// isTimeout tells no answer from one that says what is wrong.
+func isTimeout(err error) bool {
+	return errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// readable returns when all that the engine has on its disk can be read, and something
+// can be written beside it: what the engine does not answer for after that is not the
+// disk's fault. On a disk that hangs that takes as long as it does.
+func (j *Journal) readable(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		names := bucketNames(bucket)
+		for _, stream := range append(names[:], streamName) {
+			for _, file := range blocks(engineDir(j.opts.Path, stream)) {
+				if f, err := os.Open(file); err == nil {
+					io.Copy(io.Discard, f)
+					f.Close()
+				}
+			}
+		}
+		if f, err := os.CreateTemp(j.opts.Path, "probe-"); err == nil {
+			f.Sync()
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-j.closing:
+		return ErrUnavailable
+	}
+}
 
 // attempts are those at loading checkpoints of a cluster.
 type attempts struct {
@@ -73,8 +122,8 @@ type attempts struct {
 	failed map[string]int // how often each could not be read
 }
 
-// maxAttempts is after how many a checkpoint that the cluster has is taken to be
-// damaged.
+// maxAttempts is after how many a checkpoint is taken to be damaged that the cluster has
+// but does not give, or an engine in this process on a disk that can be read.
 const maxAttempts = 3
 
 // interrupted says whether a checkpoint that could not be loaded may be the next
@@ -83,7 +132,7 @@ func (a *attempts) interrupted(ctx context.Context, e *engine, c checkpoint, beg
 	if begun {
 		a.partly = c.name
 	}
-	if ctx.Err() != nil || errors.Is(err, jetstream.ErrObjectNotFound) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || !e.conn.IsConnected() {
+	if ctx.Err() != nil || errors.Is(err, jetstream.ErrObjectNotFound) || isTimeout(err) || !e.conn.IsConnected() {
 		return fmt.Errorf("%w: checkpoint %s: %w", errInterrupted, c.name, err)
 	}
 	if a.failed == nil {
@@ -96,13 +145,14 @@ func (a *attempts) interrupted(ctx context.Context, e *engine, c checkpoint, beg
 	return nil
 }
 
-// replay is Replay, once.
-func (j *Journal) replay(ctx context.Context, e *engine, load func(piece []byte) error, apply func(*Record) error, a *attempts) (Progress, error) {
+// replay is Replay, once. patient: what an engine in this process does not answer is not
+// taken to be damaged.
+func (j *Journal) replay(ctx context.Context, e *engine, load func(piece []byte) error, apply func(*Record) error, a *attempts, patient bool) (Progress, error) {
 	var p Progress
 	// What fails before anything is loaded can be tried again, if there is somebody
 	// to wait for.
 	undone := func(err error) error {
-		if a == nil {
+		if a == nil && !(patient && isTimeout(err)) {
 			return err
 		}
 		return fmt.Errorf("%w: %w", errInterrupted, err)
@@ -137,6 +187,8 @@ func (j *Journal) replay(ctx context.Context, e *engine, load func(piece []byte)
 				if err := a.interrupted(ctx, e, c, begun, err); err != nil {
 					return p, err
 				}
+			} else if patient && isTimeout(err) {
+				return p, fmt.Errorf("%w: checkpoint %s: %w", errInterrupted, c.id(), err)
 			}
 			j.log.Error("A checkpoint of the journal is damaged, an older one is taken", "checkpoint", c.id(), "err", err)
 			found.useless[c.id()] = true
@@ -189,7 +241,7 @@ func (j *Journal) replay(ctx context.Context, e *engine, load func(piece []byte)
 	}
 	if from <= last {
 		p.Of = p.Records + last - from + 1
-		if err := j.replayStream(ctx, e, from, last, apply, &p); err != nil {
+		if err := j.replayStream(ctx, e, from, last, apply, &p, patient); err != nil {
 			return p, err
 		}
 	}
@@ -232,16 +284,18 @@ type replaying struct {
 	apply func(*Record) error
 	parts assembly
 	p     *Progress
+
+	patient bool // see replay
 }
 
-func (j *Journal) replayStream(ctx context.Context, e *engine, from, last uint64, apply func(*Record) error, p *Progress) error {
+func (j *Journal) replayStream(ctx context.Context, e *engine, from, last uint64, apply func(*Record) error, p *Progress, patient bool) error {
 	if j.follow != nil {
 		return j.run(ctx, last, apply, p)
 	}
-	r := replaying{j: j, e: e, next: from, last: last, apply: apply, parts: assembly{}, p: p}
+	r := replaying{j: j, e: e, next: from, last: last, apply: apply, parts: assembly{}, p: p, patient: patient}
 	for r.next <= r.last {
 		err := r.consume(ctx)
-		if errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		if isTimeout(err) && ctx.Err() == nil {
 			err = r.stepOver(ctx)
 		}
 		if err != nil {
@@ -284,7 +338,7 @@ func (r *replaying) stepOver(ctx context.Context) error {
 	from := r.next
 	for seq := r.next; seq <= r.last; seq++ {
 		msg, err := r.e.stream.GetMsg(ctx, seq)
-		for try := 1; try < slowTries && (errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded)) && ctx.Err() == nil; try++ {
+		for try := 1; try < slowTries && isTimeout(err) && ctx.Err() == nil; try++ {
 			// A busy machine or a slow disk: the message is not known to be damaged.
 			r.j.log.Warn("The journal's engine does not answer, it is asked again", "sequence", seq, "err", err)
 			msg, err = r.e.stream.GetMsg(ctx, seq)
@@ -294,6 +348,9 @@ func (r *replaying) stepOver(ctx context.Context) error {
 		}
 		if ctx.Err() != nil {
 			return err
+		}
+		if r.patient && isTimeout(err) {
+			return fmt.Errorf("%w: %w", errInterrupted, err)
 		}
 	}
 	r.lost(r.last + 1)
