@@ -97,6 +97,10 @@ func Open(opts Options) (*Journal, error) {
 		j.closed.Go(j.keep)
 		return j, nil
 	}
+	slow := time.AfterFunc(appendTime, func() {
+		j.log.Warn("The journal is not open yet: it is large, or its disk hangs", "path", opts.Path)
+	})
+	defer slow.Stop()
 	l, err := lock(opts.Path)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -137,5 +138,39 @@ func TestDiskHangsAtTheStart(t *testing.T) {
 				t.Errorf("%q is left", left)
 			}
 		})
+	}
+}
+
+// A disk that hangs when a journal is opened is waited for, and that is said.
+func TestDiskHangsBeforeTheStart(t *testing.T) {
+	shortTimes(t)
+	dir := t.TempDir()
+	j := open(t, dir)
+	j.mustAppend(t, record(0))
+	j.Close()
+	pipe := filepath.Join(streamDir(dir), "msgs", "1000.blk")
+	if err := syscall.Mkfifo(pipe, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	logs := &said{}
+	opened := make(chan error, 1)
+	go func() {
+		var err error
+		j, err = Open(Options{Path: dir, MaxBytes: 64 << 20, Logger: slog.New(slog.NewTextHandler(logs, nil))})
+		opened <- err
+	}()
+	logs.wait(t, "not open yet")
+	w, err := os.OpenFile(pipe, os.O_WRONLY, 0) // who opens it waits for this
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(pipe)
+	w.Close()
+	if err := <-opened; err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if _, records, p := replayed(t, j); len(records) != 1 || !p.Whole() {
+		t.Errorf("%d records, %+v", len(records), p)
 	}
 }
