@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,10 +28,37 @@ type File struct {
 	byToken map[[sha256.Size]byte]*Entry
 	bySAN   map[string]*Entry
 
-	cost    int           // of the dearest bcrypt hash; 0: there is none
-	signed  string        // of all files that were read: see signature
-	secrets []string      // their paths
-	took    time.Duration // to read it
+	cost int           // of the dearest bcrypt hash; 0: there is none
+	took time.Duration // to read it
+}
+
+// A reading is an edges file and the files with secrets that it names, as they were
+// read.
+type reading struct {
+	path    string
+	secrets []string // their paths
+	sum     [sha256.Size]byte
+}
+
+// add takes a file into the sum. That is of what is in them: a time of change is too
+// coarse to tell apart what is written while it is read, and one hash from another has
+// the same size.
+func (r *reading) add(content []byte, err error) {
+	if err != nil {
+		content = []byte("unreadable: " + err.Error())
+	}
+	of := sha256.Sum256(content)
+	r.sum = sha256.Sum256(append(r.sum[:], of[:]...))
+}
+
+// again is what the files are now.
+func (r *reading) again() [sha256.Size]byte {
+	now := reading{}
+	now.add(os.ReadFile(r.path))
+	for _, p := range r.secrets {
+		now.add(readSecret(p))
+	}
+	return now.sum
 }
 
 // An Entry is what the file says of one edge. It is immutable.
@@ -109,18 +135,25 @@ type entryYAML struct {
 // paths are relative to its own. The error has all that is wrong, a line each, and
 // never a secret.
 func LoadFile(path string) (*File, error) {
+	f, _, err := load(path)
+	return f, err
+}
+
+// load is LoadFile, and says what was read, also if that is no good.
+func load(path string) (*File, *reading, error) {
 	begun := time.Now()
+	read := &reading{path: path}
 	content, err := os.ReadFile(path)
+	read.add(content, err)
 	if err != nil {
-		return nil, err
+		return nil, read, err
 	}
-	f, err := parseFile(content, filepath.Dir(path))
+	f, err := parseFile(content, read)
 	if err != nil {
-		return nil, prefixed(path, err)
+		return nil, read, prefixed(path, err)
 	}
-	f.signed = signature(path, f.secrets)
 	f.took = time.Since(begun)
-	return f, nil
+	return f, read, nil
 }
 
 // A lineError is what is wrong at a line of the file.
@@ -149,7 +182,9 @@ func prefixed(path string, err error) error {
 	return errors.Join(out...)
 }
 
-func parseFile(content []byte, dir string) (*File, error) {
+// parseFile reads the content of an edges file, and the secrets that it names into
+// read, which knows its path.
+func parseFile(content []byte, read *reading) (*File, error) {
 	var in fileYAML
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	decoder.KnownFields(true)
@@ -169,12 +204,15 @@ func parseFile(content []byte, dir string) (*File, error) {
 	if !series.IsLegacyName([]byte(in.IdentityLabel)) || strings.ContainsAny(in.IdentityLabel, ":") || strings.HasPrefix(in.IdentityLabel, "__") {
 		return nil, fmt.Errorf("identity_label %.40q: want a label name of [a-zA-Z_][a-zA-Z0-9_]* that does not begin with __", in.IdentityLabel)
 	}
+	if in.Edges == nil { // empty, say, in the middle of being written
+		return nil, errors.New("there is no list edges; one without any, so that nobody may push, is edges: []")
+	}
 	f := &File{byUser: map[string]*Entry{}, byToken: map[[sha256.Size]byte]*Entry{}, bySAN: map[string]*Entry{}}
 	var wrong []error
 	names := map[string]*Entry{}
 	for i := range in.Edges {
 		line := lines.Edges[i].Line
-		e, problems := f.entry(&in.Edges[i], in.IdentityLabel, dir)
+		e, problems := f.entry(&in.Edges[i], in.IdentityLabel, read)
 		e.line = line
 		problems = append(problems, f.unique(e, names)...)
 		for _, p := range problems {
@@ -190,7 +228,7 @@ func parseFile(content []byte, dir string) (*File, error) {
 }
 
 // entry reads one edge, and says all that is wrong with it.
-func (f *File) entry(in *entryYAML, identity, dir string) (e *Entry, problems []string) {
+func (f *File) entry(in *entryYAML, identity string, read *reading) (e *Entry, problems []string) {
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	e = &Entry{Name: in.Name, Login: in.Name, Enabled: in.Enabled == nil || *in.Enabled}
 	if !ValidName(in.Name) {
@@ -213,7 +251,7 @@ func (f *File) entry(in *entryYAML, identity, dir string) (e *Entry, problems []
 		case (a.PasswordHash == "") == (a.PasswordFile == ""):
 			problem("basic_auth wants either password_hash (bcrypt) or password_file")
 		case a.PasswordFile != "":
-			digest, err := f.secret(dir, a.PasswordFile)
+			digest, err := read.secret(a.PasswordFile)
 			if err != nil {
 				problem("basic_auth.password_file: %v", err)
 			}
@@ -231,7 +269,7 @@ func (f *File) entry(in *entryYAML, identity, dir string) (e *Entry, problems []
 		case (a.CredentialsSHA256 == "") == (a.CredentialsFile == ""):
 			problem("authorization wants either credentials_sha256 (of a bearer token, in hex) or credentials_file")
 		case a.CredentialsFile != "":
-			digest, err := f.secret(dir, a.CredentialsFile)
+			digest, err := read.secret(a.CredentialsFile)
 			if err != nil {
 				problem("authorization.credentials_file: %v", err)
 			}
@@ -346,43 +384,33 @@ func (f *File) unique(e *Entry, names map[string]*Entry) (problems []string) {
 
 // secret returns the digest of a secret in a file of its own, the newline at its
 // end left out.
-func (f *File) secret(dir, path string) (digest [sha256.Size]byte, err error) {
+func (r *reading) secret(path string) (digest [sha256.Size]byte, err error) {
 	if !filepath.IsAbs(path) {
-		path = filepath.Join(dir, path)
+		path = filepath.Join(filepath.Dir(r.path), path)
 	}
-	f.secrets = append(f.secrets, path)
-	file, err := os.Open(path)
-	if err != nil {
-		return digest, err
-	}
-	defer file.Close()
-	const most = 4096
-	content, err := io.ReadAll(io.LimitReader(file, most+1))
+	content, err := readSecret(path)
+	r.secrets = append(r.secrets, path)
+	r.add(content, err)
 	if err != nil {
 		return digest, err
 	}
 	content = bytes.TrimRight(content, "\r\n")
-	if len(content) == 0 || len(content) > most {
-		return digest, fmt.Errorf("%s holds no secret of 1 to %d bytes", path, most)
+	if len(content) == 0 || len(content) > maxSecret {
+		return digest, fmt.Errorf("%s holds no secret of 1 to %d bytes", path, maxSecret)
 	}
 	return sha256.Sum256(content), nil
 }
 
-// signature changes when one of the files does, also where a symbolic link leads
-// to another one since.
-func signature(path string, secrets []string) string {
-	var b strings.Builder
-	for _, p := range append([]string{path}, secrets...) {
-		info, err := os.Stat(p)
-		if err != nil {
-			if !errors.Is(err, fs.ErrNotExist) {
-				fmt.Fprintf(&b, "%s: unreadable\n", p)
-			}
-			continue
-		}
-		fmt.Fprintf(&b, "%s: %d %d\n", p, info.Size(), info.ModTime().UnixNano())
+const maxSecret = 4096
+
+// readSecret reads one byte more than a secret may have, at most.
+func readSecret(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
 	}
-	return b.String()
+	defer file.Close()
+	return io.ReadAll(io.LimitReader(file, maxSecret+1))
 }
 
 // ValidName reports whether an edge can have that name.

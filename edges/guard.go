@@ -41,6 +41,7 @@ type Guard struct {
 	file atomic.Pointer[File]
 
 	reloading sync.Mutex
+	last      *reading // under it: the last try, whether it was good or not
 
 	hashers  sync.Pool // of *hasher, for the digests below
 	verified *lru.Cache[digest, struct{}]
@@ -100,11 +101,11 @@ var (
 
 // NewGuard reads the file, which must be good at the start.
 func NewGuard(path string, log *slog.Logger, reg prometheus.Registerer) (*Guard, error) {
-	f, err := LoadFile(path)
+	f, read, err := load(path)
 	if err != nil {
 		return nil, err
 	}
-	g := &Guard{path: path, log: log, turns: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
+	g := &Guard{path: path, log: log, last: read, turns: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 	key := make([]byte, sha256.Size)
 	if _, err := rand.Read(key); err != nil {
 		return nil, err
@@ -157,7 +158,8 @@ func (g *Guard) use(f *File) {
 func (g *Guard) Reload(check func(*File) error) error {
 	g.reloading.Lock()
 	defer g.reloading.Unlock()
-	f, err := LoadFile(g.path)
+	f, read, err := load(g.path)
+	g.last = read
 	if err == nil && check != nil {
 		err = check(f)
 	}
@@ -174,23 +176,55 @@ func (g *Guard) Reload(check func(*File) error) error {
 // Watch reloads the file when it changes, or one of the files with secrets that
 // it names, until ctx ends.
 func (g *Guard) Watch(ctx context.Context, every time.Duration, check func(*File) error) {
-	tick := time.NewTicker(every)
+	tick := time.NewTimer(every)
 	defer tick.Stop()
-	seen := g.File().signed
+	var w watch
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		f := g.File()
-		now := signature(g.path, f.secrets)
-		if now == f.signed || now == seen {
-			continue // as it is, or as it was when it was found broken
+		next := every
+		switch w.look(g) {
+		case lookAgain:
+			next = min(every, time.Second)
+		case reload:
+			g.Reload(check)
 		}
-		seen = now
-		g.Reload(check)
+		tick.Reset(next)
 	}
+}
+
+// A watch looks at the files twice: one that is being written, and may be good as far
+// as it goes, is not taken for a shorter one.
+type watch struct {
+	before [sha256.Size]byte // the last look
+}
+
+// What is to be done after a look.
+type action int
+
+const (
+	wait action = iota
+	lookAgain
+	reload
+)
+
+// look says what is to be done: the files are as at the last try, or not as at the
+// last look, or have changed.
+func (w *watch) look(g *Guard) action {
+	g.reloading.Lock()
+	defer g.reloading.Unlock()
+	before := w.before
+	w.before = g.last.again()
+	switch w.before {
+	case g.last.sum:
+		return wait
+	case before:
+		return reload
+	}
+	return lookAgain
 }
 
 // Identify says which edge a request is from: by its Authorization header, or

@@ -173,10 +173,10 @@ edges:
 // A broken file changes nothing, says why, and is never a 401; a good one holds
 // from the next request on.
 func TestReload(t *testing.T) {
-	good := "edges:\n- name: rome\n  authorization: {credentials_sha256: " + digestOf("r") + "}\n"
+	good := "edges:\n" + entryOf("rome", "r")
 	g, path, log := guarding(t, good)
 	rome, oslo := header("Bearer r"), header("Bearer o")
-	for _, broken := range []string{"edges: [", "edges:\n- name: ../rome\n  authorization: {credentials_sha256: " + digestOf("r") + "}\n", "what: 1\n"} {
+	for _, broken := range []string{"edges: [", "edges:\n- name: ../rome\n  authorization: {credentials_sha256: " + digestOf("r") + "}\n", "what: 1\n", ""} {
 		write(t, path, broken)
 		if g.Reload(nil) == nil {
 			t.Fatalf("%q was loaded", broken)
@@ -195,22 +195,13 @@ func TestReload(t *testing.T) {
 	if err := g.Reload(func(*File) error { return errors.New("does not go") }); err == nil || ask(g, "", rome) != "rome" {
 		t.Fatal("a file that does not go with the rest")
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var watch sync.WaitGroup
-	watch.Go(func() { g.Watch(ctx, time.Millisecond, nil) })
-	write(t, path, "edges:\n- name: oslo\n  authorization: {credentials_sha256: "+digestOf("o")+"}\n")
-	for range 2000 {
-		if ask(g, "", oslo) == "oslo" {
-			break
-		}
-		time.Sleep(time.Millisecond)
+	watching(t, g, func() {
+		write(t, path, "edges:\n"+entryOf("oslo", "o"))
+		becomes(t, g, oslo, "oslo")
+	})
+	if got := ask(g, "", rome); got != "401" {
+		t.Fatalf("rome, which is revoked: %s", got)
 	}
-	if a, b := ask(g, "", oslo), ask(g, "", rome); a != "oslo" || b != "401" {
-		t.Fatalf("after the file has changed: oslo %s, rome, which is revoked, %s", a, b)
-	}
-	cancel()
-	watch.Wait()
 	if s := log.String(); !strings.Contains(s, path+":2") || strings.Contains(s, digestOf("r")) {
 		t.Errorf("the log wants the line that is wrong, and no secret:\n%s", s)
 	}
@@ -220,6 +211,9 @@ func TestReload(t *testing.T) {
 func TestFileErrors(t *testing.T) {
 	token := "  authorization: {credentials_sha256: " + digestOf("a") + "}\n"
 	for _, c := range []struct{ file, want string }{
+		{"", "there is no list edges"}, // truncated: not nobody
+		{"# all\nedges:\n", "edges: []"},
+		{"identity_label: site\n", "there is no list edges"},
 		{"edges:\n- name: a\n", ":2: edge \"a\": nothing to prove it by"},
 		{"edges:\n- name: a/b\n" + token, "characters A-Z"},
 		{"edges:\n- name: a\n" + token + "  colour: red\n", "line 4: field colour not found"},
@@ -245,6 +239,132 @@ func TestFileErrors(t *testing.T) {
 		}
 		if err != nil && strings.Contains(err.Error(), digestOf("a")) {
 			t.Errorf("a secret in %v", err)
+		}
+	}
+}
+
+// A file may say that nobody may push.
+func TestNobody(t *testing.T) {
+	g, _, _ := guarding(t, "edges: []\n")
+	if got := ask(g, "", header("Bearer r")); got != "401" {
+		t.Error(got)
+	}
+}
+
+// entryOf is an edge of an edges file with a token.
+func entryOf(name, token string) string {
+	return "- name: " + name + "\n  authorization: {credentials_sha256: " + digestOf(token) + "}\n"
+}
+
+// watching runs Watch while f does.
+func watching(t *testing.T, g *Guard, f func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var watch sync.WaitGroup
+	watch.Go(func() { g.Watch(ctx, time.Millisecond, nil) })
+	f()
+	cancel()
+	watch.Wait()
+}
+
+// becomes waits until a request is answered in that way.
+func becomes(t *testing.T, g *Guard, set func(*http.Request), want string) {
+	t.Helper()
+	got := ""
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if got = ask(g, "", set); got == want {
+			return
+		}
+	}
+	t.Fatalf("answered %s, want %s", got, want)
+}
+
+// No change is missed: not one that leaves size and time as they were, nor one that
+// comes while the file is read, nor one of a secret that was not there when it was.
+func TestEveryChangeIsSeen(t *testing.T) {
+	t.Run("same size and time", func(t *testing.T) {
+		g, path, _ := guarding(t, "edges:\n"+entryOf("rome", "r"))
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := path + ".new"
+		write(t, next, "edges:\n"+entryOf("rome", "s"))
+		if err := errors.Join(os.Chtimes(next, info.ModTime(), info.ModTime()), os.Rename(next, path)); err != nil {
+			t.Fatal(err)
+		}
+		watching(t, g, func() { becomes(t, g, header("Bearer r"), "401") })
+	})
+	t.Run("while it is read", func(t *testing.T) {
+		g, path, _ := guarding(t, "edges:\n"+entryOf("rome", "r"))
+		secret := filepath.Join(filepath.Dir(path), "oslo.token")
+		if err := syscall.Mkfifo(secret, 0o600); err != nil {
+			t.Skip(err)
+		}
+		write(t, path, "edges:\n"+entryOf("rome", "r")+"- name: oslo\n  authorization: {credentials_file: oslo.token}\n")
+		read := make(chan error, 1)
+		go func() { read <- g.Reload(nil) }()
+		// It is at the secret, and waits for it.
+		pipe, err := os.OpenFile(secret, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, path, "edges:\n"+entryOf("oslo", "o"))
+		if err := os.Rename(secret, secret+".old"); err != nil {
+			t.Fatal(err)
+		}
+		write(t, secret, "o")
+		if _, err := pipe.WriteString("o"); err != nil {
+			t.Fatal(err)
+		}
+		pipe.Close()
+		if err := <-read; err != nil {
+			t.Fatal(err)
+		}
+		if got := ask(g, "", header("Bearer r")); got != "rome" {
+			t.Fatalf("read before the change: %s", got)
+		}
+		watching(t, g, func() { becomes(t, g, header("Bearer r"), "401") })
+	})
+	t.Run("secret that comes later", func(t *testing.T) {
+		g, path, _ := guarding(t, "edges:\n"+entryOf("rome", "r"))
+		write(t, path, "edges:\n- name: oslo\n  authorization: {credentials_file: oslo.token}\n")
+		watching(t, g, func() {
+			for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+				g.reloading.Lock()
+				tried := len(g.last.secrets) > 0
+				g.reloading.Unlock()
+				if tried {
+					break
+				}
+			}
+			write(t, filepath.Join(filepath.Dir(path), "oslo.token"), "o")
+			becomes(t, g, header("Bearer o"), "oslo")
+		})
+	})
+}
+
+// The beginning of a file, which may be good by itself, is not taken for the file
+// while the rest is being written.
+func TestHalfWritten(t *testing.T) {
+	rome, oslo := "edges:\n"+entryOf("rome", "r"), entryOf("oslo", "o")
+	g, path, _ := guarding(t, rome+oslo)
+	var w watch
+	for _, step := range []struct {
+		content string
+		do      action
+	}{
+		{rome + oslo, wait}, {rome, lookAgain}, {rome + oslo + entryOf("kyiv", "k"), lookAgain},
+		{rome + oslo + entryOf("kyiv", "k"), reload}, {rome + oslo, lookAgain}, {rome + oslo + entryOf("kyiv", "k"), wait},
+		{rome + oslo, lookAgain}, {rome + oslo, reload},
+	} {
+		write(t, path, step.content)
+		if got := w.look(g); got != step.do {
+			t.Fatalf("%q: action %d, want %d", step.content, got, step.do)
+		}
+		if step.do == reload {
+			if err := g.Reload(nil); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }
@@ -514,7 +634,7 @@ func FuzzFile(f *testing.F) {
 	f.Add("edges:\n- name: a\n  authorization: {credentials_sha256: " + digestOf("a") + "}\n  labels: {x: y}\n")
 	f.Add("identity_label: site\nedges:\n- name: b\n  ha: {group: g}\n  client_certificate: {san: x}\n")
 	f.Fuzz(func(t *testing.T, content string) {
-		file, err := parseFile([]byte(content), t.TempDir())
+		file, err := parseFile([]byte(content), &reading{path: filepath.Join(t.TempDir(), "edges.yml")})
 		if err != nil {
 			return
 		}
