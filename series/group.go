@@ -218,11 +218,10 @@ func (b *Batch) endGroup() {
 			continue
 		}
 		block, sl := s.slot(id)
-		if b.group.Ends != EndsAll && !b.ends[s.metrics[s.nameOf(sl)].name] {
-			continue
-		}
 		block.mu.Lock()
-		if sl.flags&(inUse|sampled) == inUse|sampled && sl.owner == b.owner && sl.flags&deleted == 0 && b.mono < sl.forgettable(s.lag) {
+		// The list has slots, too, that went to another owner, or that a sweep has freed.
+		if sl.flags&(inUse|sampled) == inUse|sampled && sl.owner == b.owner && sl.flags&deleted == 0 && b.mono < sl.forgettable(s.lag) &&
+			(b.group.Ends == EndsAll || b.ends[s.metrics[s.nameOf(sl)].name]) {
 			sl.delete(b.received, b.mono, s.lag)
 		}
 		block.mu.Unlock()

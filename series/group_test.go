@@ -188,6 +188,25 @@ func TestGroupTTLWhileAnotherCreates(t *testing.T) {
 	}
 }
 
+// A sweep frees series in turns; between them the lists still name what is gone.
+func TestGroupPushBetweenTwoTurnsOfASweep(t *testing.T) {
+	s := New(Options{})
+	pushGroup(s, t0, EndsAll, "x", 0, map[string]float64{"a": 1, "b": 1})
+	s.structure.Lock()
+	for _, id := range slices.Clone(s.owners[s.groupIDs[(&Group{Labels: packed("job", "x")}).key()]].list) {
+		if _, sl := s.slot(id); s.metrics[s.nameOf(sl)].name == "a" {
+			s.unlink(id, sl, map[*metric]bool{})
+		}
+	}
+	s.structure.Unlock()
+	for _, ends := range []GroupEnds{EndsFamilies, EndsAll} {
+		pushGroup(s, at(time.Second), ends, "x", 0, map[string]float64{"b": 2})
+	}
+	if got, want := show(t, s, at(time.Second), Query{}), `b{job="x"} 2`; got != want {
+		t.Errorf("shown is %s, want %s", got, want)
+	}
+}
+
 // ownedRight checks that each series of a store is in the group of its own label job.
 func ownedRight(t *testing.T, s *Store, want int) {
 	t.Helper()

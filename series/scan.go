@@ -328,8 +328,8 @@ func (s *Store) byMetric(list []uint32) []member {
 	var members []member
 	for _, slot := range list {
 		_, sl := s.slot(slot)
-		if sl.flags&inUse == 0 {
-			continue
+		if sl.n == 0 {
+			continue // freed: to ask its flags would take the block's lock
 		}
 		name := s.nameOf(sl)
 		i, ok := at[name]
