@@ -47,3 +47,30 @@ func TestNamesAreUsedAgainWhileAPageIsMade(t *testing.T) {
 		}
 	}
 }
+
+// Between two turns of a sweep a slot that it has freed is still in lists: it is nobody
+// else's until the sweep is through.
+func TestNoSlotIsTakenFromASweep(t *testing.T) {
+	s := New(Options{})
+	for i := range 10 {
+		push(s, t0, 0, packed("__name__", "m", "i", fmt.Sprint(i)), t0, 1)
+	}
+	free := func(i int) (id uint32) {
+		labels := packed("__name__", "m", "i", fmt.Sprint(i))
+		hash, _, _ := s.dict.hashLabels(labels)
+		id, _ = s.findSeries(hash, labels)
+		_, sl := s.slot(id)
+		s.unlink(id, sl, map[*metric]bool{})
+		return id
+	}
+	s.structure.Lock()
+	s.reuse([]uint32{free(2)})
+	freed := free(5) // a sweep is at its half
+	s.structure.Unlock()
+	for i := range 3 {
+		push(s, t0, 0, packed("__name__", "n", "i", fmt.Sprint(i)), t0, 1)
+	}
+	if _, sl := s.slot(freed); sl.flags&inUse != 0 {
+		t.Error("a slot is used that the sweep is not through with")
+	}
+}

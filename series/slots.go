@@ -36,6 +36,7 @@ const (
 	extended                       // Store.extras has more of it
 	strayed                        // the last prediction from here failed
 	counted                        // its expiry is in the counters
+	leaving                        // freed, but still in lists: not to be used yet
 )
 
 const (

@@ -288,7 +288,7 @@ func (s *Store) takeSlot() uint32 {
 		if b.used == blockLen {
 			continue
 		}
-		for b.slots[b.cursor].flags&inUse != 0 {
+		for b.slots[b.cursor].flags&(inUse|leaving) != 0 {
 			b.cursor++
 		}
 		b.used++

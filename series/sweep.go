@@ -12,7 +12,8 @@ import (
 // yet committed. Every slot carries the round of the sweep in which a batch last
 // resolved it; a batch counts in the round in which it began. A sweep opens a
 // new round and leaves alone what was resolved in it or the one before, and it
-// frees nothing while a batch of an earlier round is on its way.
+// frees nothing while a batch of an earlier round is on its way. What a slot carries
+// never goes back: a batch that began earlier may resolve it after a later one.
 type pins struct {
 	current atomic.Uint32
 	mu      sync.Mutex
@@ -132,8 +133,19 @@ func (s *Store) Sweep(now time.Time) (freed int) {
 			s.dict.release(id)
 		}
 	}
-	for _, id := range limbo {
-		b, _ := s.slot(id)
+	s.reuse(limbo)
+	s.dict.compact()
+	s.structure.Unlock()
+	s.totals.forgotten.Add(uint64(len(limbo)))
+	return len(limbo)
+}
+
+// reuse gives freed slots to the series to come: no list has them any more. Under
+// structure, for writing.
+func (s *Store) reuse(freed []uint32) {
+	for _, id := range freed {
+		b, sl := s.slot(id)
+		sl.flags = 0
 		at := int(id >> blockBits)
 		b.used--
 		b.cursor = min(b.cursor, int(id&(blockLen-1)))
@@ -146,10 +158,6 @@ func (s *Store) Sweep(now time.Time) (freed int) {
 		s.blocks = s.blocks[:n-1]
 	}
 	s.open = min(s.open, len(s.blocks))
-	s.dict.compact()
-	s.structure.Unlock()
-	s.totals.forgotten.Add(uint64(len(limbo)))
-	return len(limbo)
 }
 
 // tidyOwners takes out of the owners' lists what they no longer own, and what
@@ -175,7 +183,7 @@ func (s *Store) tidyOwners(all bool) {
 }
 
 // unlink takes a series out of everything that finds it. Under structure, for
-// writing. Its slot may still be in lists.
+// writing. Its slot may still be in lists, and is nobody else's until reuse.
 func (s *Store) unlink(id uint32, sl *slot, touched map[*metric]bool) {
 	refs := s.refs.at(sl.refs, sl.n)
 	s.packing = s.packing[:0]
@@ -199,7 +207,7 @@ func (s *Store) unlink(id uint32, sl *slot, touched map[*metric]bool) {
 		s.extrasMu.Unlock()
 	}
 	s.own(sl.owner, -1)
-	*sl = slot{}
+	*sl = slot{flags: leaving}
 	s.held--
 	s.freed++
 }
