@@ -403,7 +403,7 @@ func (b *Batch) choose(id uint32, sl *slot, guess bool) Verdict {
 	} else {
 		b.astray++
 	}
-	sl.pin = uint16(b.round)
+	sl.pin = b.store.pins.round()
 	b.cur = current{slot: id, ttl: b.ttl}
 	return OK
 }
@@ -1067,7 +1067,7 @@ func (b *Batch) seek(n int) {
 			return
 		}
 		sl := b.slot(f.slot)
-		sl.pin = uint16(b.round)
+		sl.pin = b.store.pins.round()
 		if follows(b.expected, f.slot) {
 			b.astray = 0
 		}
@@ -1146,7 +1146,7 @@ func (b *Batch) createOne(f *fresh) {
 	if id, ok := s.findSeries(f.hash, labels); ok {
 		f.slot = id
 		_, sl := s.slot(id)
-		sl.pin = uint16(b.round)
+		sl.pin = s.pins.round()
 		return
 	}
 	switch {
