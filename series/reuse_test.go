@@ -74,3 +74,34 @@ func TestNoSlotIsTakenFromASweep(t *testing.T) {
 		t.Error("a slot is used that the sweep is not through with")
 	}
 }
+
+// A name that nothing has any more is freed at the end of a sweep, when its last series
+// is long gone: a request that knows its pair by then looks it up again.
+func TestRequestForgetsTheNameThatASweepFrees(t *testing.T) {
+	s := New(Options{})
+	name, other := packed("__name__", "goes"), packed("__name__", "other")
+	push(s, t0, 0, name, t0, 1)
+	push(s, t0, 0, other, t0, 1)
+	hash, _, _ := s.dict.hashLabels(name)
+	s.structure.Lock()
+	id, _ := s.findSeries(hash, name)
+	_, sl := s.slot(id)
+	m := s.metrics[s.nameOf(sl)]
+	s.unlink(id, sl, map[*metric]bool{})
+	s.structure.Unlock()
+
+	b := s.NewBatch(Request{Edge: "a", Received: t0, Now: t0})
+	defer b.Release()
+	b.Symbols([][]byte{nil, []byte("__name__"), []byte("goes")})
+	b.SeriesRefs([]uint32{1, 2})
+	b.letGo()
+	s.structure.Lock()
+	m.list = nil
+	s.reuse([]uint32{id})
+	s.freeNames()
+	s.structure.Unlock()
+	push(s, t0, 0, packed("__name__", "comes"), t0, 1) // its pair gets the number
+	if b.SeriesRefs([]uint32{1, 2}); len(b.ids) > 0 {
+		t.Errorf("the request takes %q for the name", s.dict.bytes(b.ids[0]))
+	}
+}

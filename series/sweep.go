@@ -127,17 +127,23 @@ func (s *Store) Sweep(now time.Time) (freed int) {
 		s.structure.Unlock()
 	}
 	s.structure.Lock()
-	for id, m := range s.metrics {
-		if len(m.list) == 0 {
-			delete(s.metrics, id)
-			s.dict.release(id)
-		}
-	}
+	s.freeNames()
 	s.reuse(limbo)
 	s.dict.compact()
 	s.structure.Unlock()
 	s.totals.forgotten.Add(uint64(len(limbo)))
 	return len(limbo)
+}
+
+// freeNames frees the names that no series has. Under structure, for writing.
+func (s *Store) freeNames() {
+	for id, m := range s.metrics {
+		if len(m.list) == 0 {
+			delete(s.metrics, id)
+			s.dict.release(id)
+			s.freed++
+		}
+	}
 }
 
 // reuse gives freed slots to the series to come: no list has them any more. Under
