@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"unicode/utf8"
 
 	"github.com/prometheus/common/model"
 
@@ -220,10 +219,14 @@ func (p *page) seen(packed []byte) bool {
 	return false
 }
 
-// hasUnit reports whether a family's unit is the suffix of its name, which
-// OpenMetrics and Prometheus demand.
+// hasUnit reports whether a family's unit is shown: it must be the suffix of its
+// name, which OpenMetrics and Prometheus demand, and of characters that are written
+// as they are. The line has no quotes around it: a unit with a newline would be
+// lines of anybody's, and Prometheus looks for one with a quote in the name as it is
+// written, in which there is a backslash before it.
 func hasUnit(name, unit string) bool {
-	return unit != "" && strings.HasSuffix(name, "_"+unit) && utf8.ValidString(unit)
+	base, ok := strings.CutSuffix(name, unit)
+	return ok && unit != "" && strings.HasSuffix(base, "_") && series.IsLegacyName("_"+unit)
 }
 
 // buckets calls visit for the classic form of a native histogram with custom

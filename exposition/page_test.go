@@ -103,6 +103,9 @@ func parseBytes(t testing.TB, page []byte, contentType string) parsed {
 	add := func(ts *int64, value string) {
 		var l labels.Labels
 		p.Labels(&l)
+		if name, twice := l.HasDuplicateLabelNames(); twice {
+			t.Errorf("%s: %s has the label %s twice: Prometheus refuses the whole page\n%.2000q", contentType, l, name, page)
+		}
 		at := "none"
 		if ts != nil {
 			at = fmt.Sprint(*ts)
@@ -218,9 +221,10 @@ func same(t testing.TB, what string, got, want map[string][]string) {
 	}
 }
 
-var oddNames = []string{"up", "http_requests_total", "lat_seconds_bucket", "lat_seconds_sum", "lat_seconds_count", "lat_seconds", "rpc", "rpc_sum", "rpc_count", "my.metric", "my-metric", "my_metric", "with space", "quo\"te", "back\\slash", "new\nline", "Ünïcode", "a:b", "{}", "0start", "build_info", "foo_created", "#"}
+var oddNames = []string{"up", "http_requests_total", "lat_seconds_bucket", "lat_seconds_sum", "lat_seconds_count", "lat_seconds", "rpc", "rpc_sum", "rpc_count", "my.metric", "my-metric", "my_metric", "with space", "quo\"te", "back\\slash", "new\nline", "Ünïcode", "a:b", "{}", "0start", "build_info", "foo_created", "#", "car_x\"y", "car_x\ny 1", "car_µs", "car_x"}
 var oddValues = []string{"x", "y", "", "1", "0.5", "+Inf", "1.0", "quo\"te", "back\\slash", "\n# TYPE x counter\nx 1", "Ünïcode \u2028", "<img onerror>", "\r", "\t", "nul\x00", strings.Repeat("long", 60)}
 var oddLabels = []string{"le", "quantile", "instance", "job", "l.x", "l_x", "l-x", "with space", "a:b", "quo\"te", "\n", "é"}
+var oddUnits = []string{"", "seconds", "x", "x\"y", "x\ny 1", "x y", "µs", "x\\"}
 var oddFloats = []float64{0, 1, -1, 0.5, 1e300, 5e-324, math.NaN(), math.Inf(1), math.Inf(-1), math.Copysign(0, -1), 1e15, 1e21, 123456789012345678, 3}
 
 // fill makes a store with all sorts of things in it.
@@ -249,7 +253,7 @@ func fill(t testing.TB, r *rand.Rand, n int) *series.Store {
 			}
 			for _, name := range oddNames {
 				if r.IntN(2) == 0 {
-					b.Metadata([]byte(name), series.MetricType(r.IntN(8)), []byte(pick(oddValues)), []byte([]string{"", "seconds", "x"}[r.IntN(3)]))
+					b.Metadata([]byte(name), series.MetricType(r.IntN(8)), []byte(pick(oddValues)), []byte(pick(oddUnits)))
 				}
 			}
 			b.Metadata([]byte("lat_seconds"), series.HistogramType, []byte("latency \\ \n \""), []byte("seconds"))
@@ -778,9 +782,12 @@ func TestNumbers(t *testing.T) {
 // FuzzPage pushes whatever bytes make up, and reads all pages.
 func FuzzPage(f *testing.F) {
 	for i := range 20 {
-		f.Add(oddNames[i%len(oddNames)], oddLabels[i%len(oddLabels)], oddValues[i%len(oddValues)], oddValues[(i+1)%len(oddValues)], uint8(i), 1.5)
+		f.Add(oddNames[i%len(oddNames)], oddLabels[i%len(oddLabels)], oddValues[i%len(oddValues)], oddValues[(i+1)%len(oddValues)], "", uint8(i), 1.5)
 	}
-	f.Fuzz(func(t *testing.T, name, label, value, help string, typ uint8, v float64) {
+	for i, unit := range oddUnits {
+		f.Add("car_"+unit, "l", "x", "help", unit, uint8(i), 1.5)
+	}
+	f.Fuzz(func(t *testing.T, name, label, value, help, unit string, typ uint8, v float64) {
 		store := series.New(series.Options{})
 		push(t, store, "e", func(b *series.Batch) {
 			for _, suffix := range []string{"", "_bucket", "_sum", "_count", "_total", "_created"} {
@@ -790,7 +797,7 @@ func FuzzPage(f *testing.F) {
 			}
 			b.Series(set("__name__", "sentinel"))
 			b.Float(time.Now().UnixMilli(), 1, 0)
-			b.Metadata([]byte(name), series.MetricType(typ%8), []byte(help), []byte(value))
+			b.Metadata([]byte(name), series.MetricType(typ%8), []byte(help), []byte(unit))
 		})
 		want := show(t, store)
 		for _, accept := range allAccepts[1:] {

@@ -266,6 +266,34 @@ func hostileLabels(t *testing.T) {
 		}
 		a.refusedSamples("labels_per_series", 1)
 	})
+	s.run("96 units that are lines of others, or no units", func(a *attack) {
+		req := &prompb.WriteRequest{}
+		lines := "x 1\nsentinel_value{edge=\"sentinel\",instance=\"\"} 666\nh96_y"
+		for i, unit := range []string{lines, `x"y`, `x\y`, "x y", "x\n", "µs", "{x}"} {
+			name := "h96_" + unit
+			req.Timeseries = append(req.Timeseries, one(float64(i), "__name__", name))
+			req.Metadata = append(req.Metadata, prompb.MetricMetadata{Type: prompb.MetricMetadata_GAUGE, MetricFamilyName: name, Unit: unit})
+			a.shows(float64(i), "__name__", name)
+		}
+		raw, err := req.Marshal()
+		if err != nil {
+			a.Fatal(err)
+		}
+		a.wants(a.write(raw), 204)
+		for _, format := range everyFormat {
+			body, media := s.raw(a, format)
+			page, err := parsePage(body, media)
+			if err != nil {
+				a.Errorf("%s: %v", format, err)
+			}
+			for l, v := range page {
+				if strings.Contains(l, `__name__="sentinel_value"`) && v == "666" {
+					a.Errorf("%s: the attacker speaks for %s", format, l)
+				}
+			}
+		}
+	})
+	// The last one: the attacker has no room for other metadata afterwards.
 	s.run("73 metadata of a hundred thousand families", func(a *attack) {
 		req := &prompb.WriteRequest{}
 		for i := range 100_000 {

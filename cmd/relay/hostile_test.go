@@ -47,7 +47,7 @@ import (
 // Cases have numbers, in the order of a table that was written before them; 66 and up
 // are inputs that it lacked. Where they are:
 //
-//	Wire         1 to 16, 66 to 69        Labels   17 to 27, 62, 63, 70 to 73
+//	Wire         1 to 16, 66 to 69        Labels   17 to 27, 62, 63, 70 to 73, 96
 //	Time         28 to 34, 74 to 77       Limits   35, 37, 38, 60, 80
 //	Credentials  39 to 43, 46, 59, 78, 79
 //	Connections  47 to 52, 84, 85         Open     36, 61, 64, 81 to 83, 95
