@@ -119,7 +119,7 @@ func (p *pace) turn(now int64) {
 	}
 	n := now / paceBucket
 	if n <= p.current {
-		return // or the clock went back
+		return // or it was overtaken: see notAfter
 	}
 	for i := max(p.current+1, n-paceBuckets+1); i <= n; i++ {
 		p.samples[i%paceBuckets], p.reqs[i%paceBuckets] = 0, 0
@@ -142,6 +142,15 @@ func (p *pace) perSecond(now int64) (samples, requests float64) {
 		requests += float64(p.reqs[i])
 	}
 	return samples / over, requests / over
+}
+
+// notAfter is Registry.NotAfter for one edge.
+func (a *activity) notAfter(now int64) {
+	a.accepted.At, a.arrived = min(a.accepted.At, now), min(a.arrived, now)
+	a.refused, a.claimed = min(a.refused, now), min(a.claimed, now)
+	if a.pace.current > now/paceBucket {
+		a.pace = pace{}
+	}
 }
 
 // Took notes a request that was read: who sent it, when it was received, how it was

@@ -93,6 +93,28 @@ func (r *Registry) sawLocked(name string, s sight) {
 	r.edges[name] = s
 }
 
+// NotAfter says what time it is, to be said every few seconds. What was seen later than
+// that, before the clock was set back, counts as seen now: else it would stand still
+// until the clock is there again.
+func (r *Registry) NotAfter(now time.Time) {
+	ms := now.UnixMilli()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cleared = min(r.cleared, ms)
+	for name, s := range r.edges {
+		if s.At > ms {
+			s.At = ms
+			r.edges[name] = s
+		}
+	}
+	for _, a := range r.activities {
+		a.notAfter(ms)
+	}
+	for _, a := range r.strangers.Values() {
+		a.notAfter(ms)
+	}
+}
+
 // full reports whether there is no room for another name. The forgotten ones are cleared
 // out first, at most once a second, so that names that come and go do not shut others out.
 func (r *Registry) full(at int64) bool {

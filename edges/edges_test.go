@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"relay/series"
 )
 
 func TestSilence(t *testing.T) {
@@ -82,6 +84,39 @@ func TestLimit(t *testing.T) {
 	}
 	if got := names(); !slices.Equal(got, []string{"e", "f", "other"}) {
 		t.Errorf("%q", got)
+	}
+}
+
+// A clock that was an hour fast and is set right: who has stopped since is silent when
+// its time is over, and who goes on is seen.
+func TestStepBack(t *testing.T) {
+	r := New(10*time.Minute, 2, nil)
+	now := time.UnixMilli(1_700_000_000_000)
+	fast := now.Add(time.Hour)
+	push := func(name string, at time.Time) { r.Took(name, at, 204, &series.Result{Samples: 1000, Granted: 90_000}) }
+	push("stops", fast)
+	push("goes on", fast)
+	push("one of many", fast) // room is looked for
+	r.TookNothing(&Refusal{Edge: "goes on", At: fast, Reason: "x"}, false)
+
+	r.NotAfter(now)
+	for s := 10; s <= 120; s += 10 {
+		push("goes on", now.Add(time.Duration(s)*time.Second))
+		r.NotAfter(now.Add(time.Duration(s) * time.Second))
+	}
+	now = now.Add(2 * time.Minute)
+	if !r.Silent("stops", now) || r.Silent("goes on", now) {
+		t.Errorf("silent: who stops %v, who goes on %v", r.Silent("stops", now), r.Silent("goes on", now))
+	}
+	for _, e := range r.Reports(now) {
+		if e.LastSeen.After(now) || e.Name == "goes on" && (!e.LastSeen.Equal(now) || e.SamplesPerSecond > 120 || e.Interval != 10*time.Second) {
+			t.Errorf("%+v", e)
+		}
+	}
+	now = now.Add(20 * time.Minute)
+	push("new", now)
+	if r.Silent("new", now) {
+		t.Error("who is forgotten does not make room")
 	}
 }
 

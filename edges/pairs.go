@@ -42,11 +42,15 @@ func (r *Registry) Elect(pair, replica string, received time.Time, s Span) (take
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := received.UnixMilli()
+	e, known := r.pairs[pair]
+	if known && e.ahead(now) {
+		e.At = now // from now on it counts
+		r.pairs[pair] = e
+	}
 	taken, elected := r.verdict(pair, replica, now, s)
 	if !elected {
 		return taken, false
 	}
-	e, known := r.pairs[pair]
 	if !known && len(r.pairs) >= r.limit {
 		r.forgetPairs(now)
 	}
@@ -87,10 +91,18 @@ func (r *Registry) settled() map[string]election {
 	return pairs
 }
 
-// Listens reports what Elect would, and elects nobody.
+// ahead reports whether it is not a replica that was silent for less than no time, but
+// the clock that was set back. Requests that overtake each other, and the clocks of
+// relays that share a journal, differ by less than the window.
+func (e *election) ahead(now int64) bool { return e.At-now > e.Window }
+
+// Listens reports whether Elect might take the request, and elects nobody.
 func (r *Registry) Listens(pair, replica string, received time.Time, s Span) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
+	if e, known := r.pairs[pair]; known && e.ahead(received.UnixMilli()) {
+		return true // for Elect to see
+	}
 	taken, _ := r.verdict(pair, replica, received.UnixMilli(), s)
 	return taken
 }

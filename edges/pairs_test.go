@@ -86,6 +86,40 @@ func TestPairsFailOverToNewerSamples(t *testing.T) {
 	p.expectWith(182, "a", spanning(182, 182), true)
 }
 
+// A clock that was an hour fast and is set right does not keep a pair with a replica
+// that is gone, nor forget who is elected since; requests that overtake each other are
+// no such thing. (with and without a journal that is shared, which asks Listens first)
+func TestPairsAfterAStepBack(t *testing.T) {
+	for _, shared := range []bool{false, true} {
+		p := pairTest{t, New(time.Hour, 10, nil)}
+		expect := func(s int, replica string, want bool) {
+			t.Helper()
+			if shared && !p.r.Listens("pair", replica, second(s), spanning(s, s)) {
+				if want {
+					t.Fatalf("%ds: replica %s is not listened to", s, replica)
+				}
+				return
+			}
+			p.expect(s, replica, want)
+		}
+		const ttl, fast = 60_000, 3600
+		expect(fast, "a", true)
+		p.took(fast, "a", ttl, 9) // samples are by the edges' clocks
+		expect(fast-20, "b", false)
+		expect(fast+20, "b", false)
+		expect(fast+30, "b", false) // and counts from fast
+
+		expect(10, "b", false)
+		expect(40, "b", false)
+		expect(41, "b", true)
+		p.took(71, "b", ttl, 71)
+		expect(80, "a", false)
+		p.took(90, "b", ttl, 90)
+		expect(120, "a", false) // 30 s after b, not after itself
+		expect(121, "a", true)
+	}
+}
+
 // Of whom nothing is taken after all, nobody is elected with: not in a dump either.
 func TestPairsWithdraw(t *testing.T) {
 	p := pairTest{t, New(time.Hour, 10, nil)}

@@ -235,7 +235,7 @@ func (c *client) edges(data json.RawMessage, stdout io.Writer) error {
 		for _, e := range list {
 			seen, refused, warning := "never", uint64(0), ""
 			if !e.LastSeen.IsZero() {
-				seen = short(now.Sub(e.LastSeen)) + " ago"
+				seen = short(max(0, now.Sub(e.LastSeen))) + " ago"
 			}
 			for _, n := range e.Rejected {
 				refused += n

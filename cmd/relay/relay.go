@@ -462,6 +462,7 @@ func (r *relay) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
+			r.edges.NotAfter(now)
 			if now, ok := r.sweepTime(now); ok {
 				r.store.Sweep(now)
 			}
