@@ -18,11 +18,12 @@ type omission uint8
 const (
 	escapedTwin  omission = iota // escaped, its labels are those of another series
 	escapedLabel                 // escaped, two of its labels have one name
+	boundTwice                   // a native histogram with a label le, which its buckets have
 	numOmissions
 )
 
 func (o omission) String() string {
-	return [...]string{"escaped_to_another_series", "escaped_to_duplicate_label"}[o]
+	return [...]string{"escaped_to_another_series", "escaped_to_duplicate_label", "native_histogram_with_le"}[o]
 }
 
 // page is what the writers of all formats share: the buffer, and how names are
@@ -227,6 +228,19 @@ func (p *page) seen(packed []byte) bool {
 func hasUnit(name, unit string) bool {
 	base, ok := strings.CutSuffix(name, unit)
 	return ok && unit != "" && strings.HasSuffix(base, "_") && series.IsLegacyName("_"+unit)
+}
+
+// hasBound reports whether a series has the label le. A native histogram that has
+// one is on no page: to a scraper that wants classic ones, of any format, its buckets
+// would have two, for which Prometheus refuses the whole page.
+func hasBound(s *series.Series) bool {
+	for i := range s.Len() {
+		packed, _ := s.Label(i)
+		if name, _ := series.SplitPair(packed); string(name) == "le" {
+			return true
+		}
+	}
+	return false
 }
 
 // buckets calls visit for the classic form of a native histogram with custom

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -90,7 +91,48 @@ func parse(t testing.TB, w *httptest.ResponseRecorder) parsed {
 	if w.Code != 200 {
 		t.Fatalf("status %d: %s", w.Code, w.Body)
 	}
-	return parseBytes(t, w.Body.Bytes(), w.Header().Get("Content-Type"))
+	page, contentType := w.Body.Bytes(), w.Header().Get("Content-Type")
+	for _, options := range []textparse.ParserOptions{
+		{IgnoreNativeHistograms: true}, {ConvertClassicHistogramsToNHCB: true}, {KeepClassicOnClassicAndNativeHistograms: true},
+		{ConvertClassicHistogramsToNHCB: true, KeepClassicOnClassicAndNativeHistograms: true}, {EnableTypeAndUnitLabels: true},
+	} {
+		swallow(t, page, contentType, options)
+	}
+	return parseBytes(t, page, contentType)
+}
+
+// swallow fails where a scrape with some settings does.
+func swallow(t testing.TB, page []byte, contentType string, options textparse.ParserOptions) {
+	t.Helper()
+	p, err := textparse.New(page, contentType, nil, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		entry, err := p.Next()
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			t.Fatalf("%s: a scrape with %+v fails: %v\n%.2000q", contentType, options, err, page)
+		}
+		if entry != textparse.EntrySeries && entry != textparse.EntryHistogram {
+			continue
+		}
+		if entry == textparse.EntryHistogram {
+			_, _, h, fh := p.Histogram()
+			if h != nil {
+				err = h.Validate()
+			} else {
+				err = fh.Validate()
+			}
+		}
+		var l labels.Labels
+		p.Labels(&l)
+		if _, twice := l.HasDuplicateLabelNames(); twice || err != nil {
+			t.Errorf("%s: a scrape with %+v fails at %s: %v\n%.2000q", contentType, options, l, err, page)
+		}
+	}
 }
 
 func parseBytes(t testing.TB, page []byte, contentType string) parsed {
@@ -429,29 +471,89 @@ func TestNativeHistograms(t *testing.T) {
 	}
 }
 
+// A label le on a native histogram is that of its buckets, too: Prometheus refuses a
+// page that has one twice.
+func TestNativeHistogramsWithBound(t *testing.T) {
+	store := series.New(series.Options{})
+	now := time.Now().UnixMilli()
+	push(t, store, "e", func(b *series.Batch) {
+		for _, name := range []string{"exponential", "custom"} {
+			h := &series.Histogram{Count: 1, Sum: 2, PositiveSpans: []series.Span{{Length: 1}}, PositiveDeltas: []int64{1}}
+			if name == "custom" {
+				h.Schema, h.CustomValues = series.CustomBuckets, []float64{1}
+			}
+			b.Series(set("__name__", name, "le", "5"))
+			b.Histogram(now, h, 0)
+			b.Series(set("__name__", name, "le", ""))
+			b.Histogram(now, h, 0)
+		}
+	})
+	for _, accept := range allAccepts {
+		reg := prometheus.NewRegistry()
+		w := get(t, store, Options{Registerer: reg}, accept, "")
+		for l := range parse(t, w).samples {
+			if strings.Contains(l, `le="5"`) {
+				t.Errorf("%s shows %s", accept, l)
+			}
+		}
+		if n := omittedFor(t, reg, "native_histogram_with_le"); n != 2 {
+			t.Errorf("%s: %v series are left out, want 2", accept, n)
+		}
+	}
+}
+
+// omittedFor is how many series pages did not show for a reason.
+func omittedFor(t testing.TB, reg prometheus.Gatherer, reason string) float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			if f.GetName() == "relay_scrape_omitted_series_total" && m.Label[0].GetValue() == reason {
+				return m.Counter.GetValue()
+			}
+		}
+	}
+	t.Fatalf("nothing is left out for %s", reason)
+	return 0
+}
+
 // A histogram that lacks a part, or whose parts are of different times, is shown
 // as it is, with nothing made up.
 func TestIncompleteHistograms(t *testing.T) {
 	now := time.Now().UnixMilli()
 	for name, fill := range map[string]func(b *series.Batch){
-		"no sum":   func(b *series.Batch) { bucketSeries(b, now, "+Inf"); countSeries(b, now, 1) },
-		"no count": func(b *series.Batch) { bucketSeries(b, now, "+Inf"); sumSeries(b, now) },
-		"no +Inf":  func(b *series.Batch) { bucketSeries(b, now, "1"); sumSeries(b, now); countSeries(b, now, 1) },
-		"torn":     func(b *series.Batch) { bucketSeries(b, now, "+Inf"); sumSeries(b, now-1000); countSeries(b, now, 1) },
+		"no sum":   func(b *series.Batch) { bucketSeries(b, now, "+Inf", 1); countSeries(b, now, 1) },
+		"no count": func(b *series.Batch) { bucketSeries(b, now, "+Inf", 1); sumSeries(b, now) },
+		"no +Inf":  func(b *series.Batch) { bucketSeries(b, now, "1", 1); sumSeries(b, now); countSeries(b, now, 1) },
+		"torn":     func(b *series.Batch) { bucketSeries(b, now, "+Inf", 1); sumSeries(b, now-1000); countSeries(b, now, 1) },
 		"sum and count": func(b *series.Batch) {
 			sumSeries(b, now)
 			countSeries(b, now, 1)
 		},
-		"fractions":      func(b *series.Batch) { bucketSeries(b, now, "+Inf"); sumSeries(b, now); countSeries(b, now, 1.5) },
-		"negative count": func(b *series.Batch) { bucketSeries(b, now, "+Inf"); sumSeries(b, now); countSeries(b, now, -1) },
-		"zero":           func(b *series.Batch) { bucketSeries(b, now, "+Inf"); sumSeries(b, now); countSeries(b, now, 0) },
+		"fractions":      func(b *series.Batch) { bucketSeries(b, now, "+Inf", 1); sumSeries(b, now); countSeries(b, now, 1.5) },
+		"negative count": func(b *series.Batch) { bucketSeries(b, now, "+Inf", 1); sumSeries(b, now); countSeries(b, now, -1) },
+		"zero":           func(b *series.Batch) { bucketSeries(b, now, "+Inf", 1); sumSeries(b, now); countSeries(b, now, 0) },
 		"bound no number": func(b *series.Batch) {
-			bucketSeries(b, now, "many")
-			bucketSeries(b, now, "+Inf")
+			bucketSeries(b, now, "many", 1)
+			bucketSeries(b, now, "+Inf", 1)
 			sumSeries(b, now)
 			countSeries(b, now, 1)
 		},
-		"no bound": func(b *series.Batch) { bucketSeries(b, now, ""); sumSeries(b, now); countSeries(b, now, 1) },
+		"falls": func(b *series.Batch) {
+			bucketSeries(b, now, "1", 2)
+			bucketSeries(b, now, "+Inf", 1)
+			sumSeries(b, now)
+			countSeries(b, now, 1)
+		},
+		"another count": func(b *series.Batch) {
+			bucketSeries(b, now, "+Inf", 1)
+			sumSeries(b, now)
+			countSeries(b, now, 2)
+		},
+		"no bound": func(b *series.Batch) { bucketSeries(b, now, "", 1); sumSeries(b, now); countSeries(b, now, 1) },
 	} {
 		store := series.New(series.Options{})
 		push(t, store, "e", func(b *series.Batch) {
@@ -464,9 +566,9 @@ func TestIncompleteHistograms(t *testing.T) {
 	}
 }
 
-func bucketSeries(b *series.Batch, ts int64, le string) {
+func bucketSeries(b *series.Batch, ts int64, le string, v float64) {
 	b.Series(set("__name__", "lat_bucket", "le", le, "x", "y"))
-	b.Float(ts, 1, 0)
+	b.Float(ts, v, 0)
 }
 
 func sumSeries(b *series.Batch, ts int64) {

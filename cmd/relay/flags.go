@@ -196,8 +196,8 @@ func (c *config) check() error {
 		return fmt.Errorf("--series.ttl-min=%s is over --series.ttl-max=%s", c.ttlMin, c.ttlMax)
 	case c.ttl < c.ttlMin || c.ttl > c.ttlMax:
 		return fmt.Errorf("--series.ttl=%s is not between --series.ttl-min=%s and --series.ttl-max=%s", c.ttl, c.ttlMin, c.ttlMax)
-	case c.lag <= 0 || c.future <= 0 || c.lookback <= 0:
-		return errors.New("--series.lag-tolerance, --series.future-tolerance and --exposition.lookback must be positive")
+	case min(c.lag, c.future, c.lookback) < time.Millisecond:
+		return errors.New("--series.lag-tolerance, --series.future-tolerance and --exposition.lookback must be 1ms at least")
 	case c.limits.Labels < 1 || c.limits.Labels > 255:
 		return fmt.Errorf("--limits.labels=%d is not between 1 and 255", c.limits.Labels)
 	case c.requestBytes < 1024 || c.requestBytes > 1<<30:
