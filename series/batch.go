@@ -225,10 +225,13 @@ const readTurn = 1024 // series between two chances for a writer
 func (s *Store) NewBatch(r Request) *Batch {
 	b := s.pool.Get().(*Batch)
 	if b.group = r.Group; b.group != nil {
-		var ok bool
-		if b.owner, ok = s.groupOwner(r.Edge, b.group.key(), true); !ok {
-			b.crowded = true
+		limit := s.opts.Limits.Groups
+		if r.Recorded != nil {
+			limit = math.MaxInt
 		}
+		var ok bool
+		b.owner, ok = s.groupOwner(r.Edge, b.group.key(), limit)
+		b.crowded = !ok
 		b.edge = s.pinOwner(r.Edge)
 	} else {
 		b.edge = s.pinOwner(r.Edge)
@@ -253,7 +256,7 @@ func (s *Store) NewBatch(r Request) *Batch {
 	granted, clamped := asked.clamp(b.minTTL, b.maxTTL)
 	b.ttl = packTTL(granted)
 	b.res = Result{Granted: b.ttl.ttl(), Clamped: clamped && r.TTL != 0}
-	if b.crowded && b.recorded == nil {
+	if b.crowded {
 		b.Refuse(SeriesLimit, 1, FormatLabels(b.group.Labels), fmt.Sprintf("the relay holds %d groups, its limit: --limits.groups", s.opts.Limits.Groups))
 	}
 	b.cur = current{slot: noSlot, verdict: Malformed}

@@ -1,6 +1,7 @@
 package series
 
 import (
+	"math"
 	"slices"
 	"strings"
 )
@@ -52,10 +53,9 @@ func (s *Store) ownerNamed(name string) (id uint32, pinned bool) {
 	if !ok {
 		return s.owner(name), false
 	}
-	if id, pinned = s.groupOwner(edge, group, true); pinned {
-		s.pushedBy(id, s.owner(edge))
-	}
-	return id, pinned
+	id, _ = s.groupOwner(edge, group, math.MaxInt)
+	s.pushedBy(id, s.owner(edge))
+	return id, true
 }
 
 func (s *Store) unpin(id uint32) {
@@ -64,25 +64,23 @@ func (s *Store) unpin(id uint32) {
 	s.owners[id].pins.Add(-1)
 }
 
-// groupOwner returns the owner that stands for a group; a new one was last pushed by
-// edge. ok is false if there are as many groups as there may be; the edge is then the
-// owner.
-func (s *Store) groupOwner(edge, key string, pin bool) (id uint32, ok bool) {
+// groupOwner returns the owner that stands for a group, pinned until unpin; a new one
+// was last pushed by edge. ok is false if there are limit groups already; the edge is
+// then the owner. What was taken once has no limit: math.MaxInt.
+func (s *Store) groupOwner(edge, key string, limit int) (id uint32, ok bool) {
 	by := s.owner(edge)
 	s.structure.Lock()
 	defer s.structure.Unlock()
 	id, ok = s.groupIDs[key]
 	if !ok {
-		if len(s.groupIDs) >= s.opts.Limits.Groups {
+		if len(s.groupIDs) >= limit {
 			return by, false
 		}
 		id = s.newOwner(&owner{group: key, edge: by})
 		s.owners[by].groups++
 		s.groupIDs[key] = id
 	}
-	if pin {
-		s.owners[id].pins.Add(1)
-	}
+	s.owners[id].pins.Add(1)
 	return id, true
 }
 

@@ -113,6 +113,43 @@ func TestGroupLimit(t *testing.T) {
 	}
 }
 
+// What was taken under a larger limit stays what it is after a restart: a group, which
+// can be pushed to and deleted.
+func TestGroupLimitIsNotForWhatWasTaken(t *testing.T) {
+	s := New(Options{})
+	for _, job := range []string{"x", "y", "z"} {
+		pushGroup(s, t0, EndsAll, job, 60_000, map[string]float64{"a": 1})
+	}
+	loaded := New(Options{Limits: Limits{Groups: 1}})
+	if err := s.Dump(func(piece []byte) error { return loaded.Load(piece, t0) }); err != nil {
+		t.Fatal(err)
+	}
+	replayed := New(Options{Limits: Limits{Groups: 1}})
+	for _, job := range []string{"x", "y", "z"} {
+		b := replayed.NewBatch(Request{Edge: "e", Received: t0, Now: t0, Group: &Group{Labels: packed("job", job), Ends: EndsAll}, Recorded: &Decision{TTL: 60_000, MinTTL: 1, MaxTTL: Forever}})
+		b.Series(packed("__name__", "a", "job", job))
+		b.Float(t0.UnixMilli(), 1, 0)
+		b.Commit()
+		b.Release()
+	}
+	for name, s := range map[string]*Store{"loaded": loaded, "replayed": replayed} {
+		if res := pushGroup(s, t0, EndsFamilies, "z", 60_000, map[string]float64{"b": 1}); res.Refused() > 0 {
+			t.Errorf("%s: a push to a known group: %v", name, res.First)
+		}
+		b := s.NewBatch(Request{Edge: "e", Received: t0, Now: t0, Group: &Group{Labels: packed("job", "new")}})
+		if b.Prepare().Refused() == 0 {
+			t.Errorf("%s: a group beyond the limit is taken", name)
+		}
+		b.Release()
+		for _, job := range []string{"x", "y", "z"} {
+			pushGroup(s, t0, EndsAll, job, 60_000, nil)
+		}
+		if got := show(t, s, t0, Query{}); got != "" {
+			t.Errorf("%s: all groups are deleted, shown is\n%s", name, got)
+		}
+	}
+}
+
 // Random pushes, deletes and restarts, against a map.
 func TestGroupsAgainstAModel(t *testing.T) {
 	seed := rand.Uint64()
