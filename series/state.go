@@ -357,6 +357,9 @@ func (s *Store) loadSeries(r *reader, now time.Time) error {
 		a.received = a.t - r.varint()
 		a.ttl = packedTTL(r.uvarint())
 		x, gone := r.extra()
+		if gone {
+			a.ttl = max(a.ttl, 1) // with a lag tolerance of under a millisecond it was 0
+		}
 		hash, canonical, ok := s.dict.hashLabels(labels)
 		if r.bad || !ok || !canonical || a.ttl.ttl() <= 0 {
 			return errPiece

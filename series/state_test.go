@@ -97,3 +97,22 @@ func TestDamagedState(t *testing.T) {
 		check(t, s)
 	}
 }
+
+// Before a lag tolerance of under a millisecond was refused, what a DELETE had ended was
+// dumped with no TTL at all: such a piece is loaded, too.
+func TestLoadOfADeleteWithoutLag(t *testing.T) {
+	s := New(Options{LagTolerance: 500 * time.Microsecond})
+	s.lag = 0 // as it was
+	pushGroup(s, t0, EndsAll, "x", 60_000, map[string]float64{"a": 1, "b": 1})
+	pushGroup(s, t0, EndsAll, "x", 60_000, map[string]float64{"b": 1})
+	loaded := New(Options{})
+	if err := s.Dump(func(piece []byte) error { return loaded.Load(piece, t0) }); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := show(t, loaded, t0, Query{}), `b{job="x"} 1`; got != want {
+		t.Errorf("loaded is %s, want %s", got, want)
+	}
+	if lag := New(Options{LagTolerance: 500 * time.Microsecond}).lag; lag != 1 {
+		t.Errorf("a lag tolerance of half a millisecond is one of %d ms", lag)
+	}
+}

@@ -13,7 +13,7 @@ import (
 type Options struct {
 	DefaultTTL, MinTTL, MaxTTL TTL // 5m, 1s, Forever
 
-	LagTolerance    time.Duration // 1m: how late a sample may arrive; whole milliseconds
+	LagTolerance    time.Duration // 1m: how late a sample may arrive; whole milliseconds, at least one
 	FutureTolerance time.Duration // 10m: how far ahead its time may be
 	Lookback        time.Duration // 5m: the centre's; samples older on arrival are not current
 
@@ -65,6 +65,7 @@ func (o Options) withDefaults() Options {
 		}
 	}
 	defDur(&o.LagTolerance, time.Minute)
+	o.LagTolerance = max(o.LagTolerance, time.Millisecond)
 	defDur(&o.FutureTolerance, 10*time.Minute)
 	defDur(&o.Lookback, 5*time.Minute)
 	return o

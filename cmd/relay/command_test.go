@@ -197,6 +197,7 @@ func TestBinaryCheckConfig(t *testing.T) {
 		{[]string{"--edges.file=" + edgesFile, "--ingest.listen-address=:10092"}, 0, "flags: good\n--edges.file=" + edgesFile + ", 6 edges: good\n", nil},
 		{[]string{"--edges.file=" + broken, "--series.ttl=1h", "--series.ttl-max=1m"}, 1, "", []string{"--series.ttl=1h", broken + ":2: ", broken + ":4: "}},
 		{[]string{"--series.ttl=soon"}, 1, "", []string{"soon"}},
+		{[]string{"--series.lag-tolerance=500us"}, 1, "", []string{"--series.lag-tolerance", "1ms"}},
 		{[]string{"--no-such-flag"}, 1, "", []string{"--no-such-flag"}},
 		{[]string{"--web.config.file=" + web}, 1, "", []string{"--web.config.file", "line 1"}},
 		{[]string{"--ingest.listen-address=:10092", "--ingest.config.file=/no/such/file"}, 1, "flags: good\n", []string{"/no/such/file"}},
