@@ -309,6 +309,11 @@ func (p *proto) exemplar(field int, e *series.Exemplar) {
 // format does not have, as a classic one.
 func (p *proto) native(f *series.Family, s *series.Series) {
 	h := s.Histogram
+	if hasBound(s) {
+		p.omitted[boundTwice]++
+		p.page.series--
+		return
+	}
 	labels, ok := p.appendLabels(nil, f, s)
 	if !ok {
 		p.page.series--
@@ -480,10 +485,13 @@ func (p *proto) finish(f *series.Family) {
 }
 
 // whole reports whether the accumulated series can be written as one metric from
-// which the scraper makes just these series, with these values and times.
+// which the scraper makes just these series, with these values and times. Counts
+// must not fall from bucket to bucket and end in the whole count: where a scraper
+// converts classic histograms to native ones, another one fails its scrape.
 func (p *proto) whole(t series.MetricType) bool {
 	var sums, counts, bounds, infs int
 	last := math.NaN()
+	var most, count float64
 	first := &p.acc[0]
 	for i := range p.acc {
 		a := &p.acc[i]
@@ -495,6 +503,7 @@ func (p *proto) whole(t series.MetricType) bool {
 			sums++
 		case series.Count:
 			counts++
+			count = a.value
 			if !isWhole(a.value) && (t == series.Summary || !(a.value > 0)) {
 				return false
 			}
@@ -504,12 +513,18 @@ func (p *proto) whole(t series.MetricType) bool {
 				return false
 			}
 			last = a.bound
+			if a.part == series.Bucket {
+				if a.value < most {
+					return false
+				}
+				most = a.value
+			}
 			if math.IsInf(a.bound, 1) {
 				infs++
 			}
 		}
 	}
-	return sums == 1 && counts == 1 && (t == series.Summary || infs == 1)
+	return sums == 1 && counts == 1 && (t == series.Summary || infs == 1 && most == count)
 }
 
 // assemble writes one Histogram or Summary.

@@ -124,6 +124,10 @@ func (t *text) describe(what, name, content string) {
 
 // Series writes one series: a line, or some for a native histogram.
 func (t *text) Series(f *series.Family, s *series.Series) {
+	if s.Histogram != nil && hasBound(s) {
+		t.omitted[boundTwice]++
+		return
+	}
 	start := len(t.buf)
 	t.settled = false
 	t.begin(f, s)
