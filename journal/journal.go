@@ -63,10 +63,13 @@ type findings struct {
 	damage  bool            // somewhere
 }
 
+// CloseTime is how long Close takes at most.
+const CloseTime = 10 * time.Second
+
 // Times of the journal. Variables, shorter in tests.
 var (
 	appendTime = 5 * time.Second  // for a record to be taken, and again for it to be stored
-	closeTime  = 10 * time.Second // for the engine to write what makes its next start fast
+	closeTime  = CloseTime        // for the engine to write what makes its next start fast
 
 	reopenPause = time.Second
 )
@@ -119,7 +122,7 @@ func Open(opts Options) (*Journal, error) {
 }
 
 // Close stops the engine. Appends that are on their way fail. A second call does
-// nothing. If the engine has not stopped after ten seconds, because a call of the disk
+// nothing. If the engine has not stopped after [CloseTime], because a call of the disk
 // does not return, Close returns an error and lets it stop when it can; the directory
 // is locked until then, or until the process ends, which it may at once: nothing
 // acknowledged is lost by that.

@@ -23,6 +23,7 @@ import (
 	"go.yaml.in/yaml/v2"
 
 	"relay/ingest"
+	"relay/journal"
 )
 
 // The image, as the Dockerfile makes it.
@@ -97,6 +98,21 @@ func TestDockerfile(t *testing.T) {
 	}
 }
 
+// stopTime is what a relay takes to stop at most, when requests, scrapes and the disk
+// all hang.
+const stopTime = drainTime + lingerTime + closeTime + journal.CloseTime
+
+// stops checks the time that something leaves a relay to stop, and what it says of it.
+func stops(t *testing.T, file, setting string, left time.Duration) {
+	t.Helper()
+	if left < stopTime+4*time.Second {
+		t.Errorf("%s: %s %s does not leave a relay the %s that it may take to stop, and some more", file, setting, left, stopTime)
+	}
+	if says := strings.ToLower(read(t, file)); !strings.Contains(says, fmt.Sprintf("%.0f s at most", stopTime.Seconds())) {
+		t.Errorf("%s does not say that a relay stops in %s at most", file, stopTime)
+	}
+}
+
 type composeFile struct {
 	Services map[string]struct {
 		Image, Build    string
@@ -151,9 +167,11 @@ func TestCompose(t *testing.T) {
 	if !slices.Contains(relay.Volumes, "relay:"+cfg.journalPath) || !relay.ReadOnly {
 		t.Errorf("the journal is in %s, the volumes are %v", cfg.journalPath, relay.Volumes)
 	}
-	if d, err := time.ParseDuration(relay.StopGracePeriod); err != nil || d <= drainTime+closeTime {
-		t.Errorf("stop_grace_period %s is not over %s", relay.StopGracePeriod, drainTime+closeTime)
+	grace, err := time.ParseDuration(relay.StopGracePeriod)
+	if err != nil {
+		t.Error(err)
 	}
+	stops(t, "deploy/compose/compose.yml", "stop_grace_period", grace)
 	if d, err := filepath.Abs(filepath.Join("../../deploy/compose", relay.Build, "Dockerfile")); err != nil {
 		t.Error(err)
 	} else if _, err := os.Stat(d); err != nil {
@@ -284,9 +302,11 @@ func TestSystemdUnits(t *testing.T) {
 	if want := "/var/lib/" + one(service, "StateDirectory"); cfg.journalPath != want {
 		t.Errorf("the journal is in %s, its directory is %s", cfg.journalPath, want)
 	}
-	if d, err := time.ParseDuration(one(service, "TimeoutStopSec")); err != nil || d <= drainTime+closeTime {
-		t.Errorf("TimeoutStopSec %s is not over %s", d, drainTime+closeTime)
+	grace, err := time.ParseDuration(one(service, "TimeoutStopSec"))
+	if err != nil {
+		t.Error(err)
 	}
+	stops(t, "deploy/systemd/relay.service", "TimeoutStopSec", grace)
 	if got := one(service, "RestartPreventExitStatus"); got != strconv.Itoa(exitUsage) {
 		t.Errorf("not restarted at exit %s, bad flags are %d", got, exitUsage)
 	}
@@ -387,9 +407,7 @@ func TestKubernetesManifests(t *testing.T) {
 	if c.Security["readOnlyRootFilesystem"] != true || c.Security["allowPrivilegeEscalation"] != false {
 		t.Errorf("%v", c.Security)
 	}
-	if time.Duration(pod.GracePeriod)*time.Second <= drainTime+closeTime {
-		t.Errorf("terminationGracePeriodSeconds %d is not over %s", pod.GracePeriod, drainTime+closeTime)
-	}
+	stops(t, "deploy/kubernetes/relay.yml", "terminationGracePeriodSeconds", time.Duration(pod.GracePeriod)*time.Second)
 	if len(c.Mounts) != 1 || c.Mounts[0].Path != cfg.journalPath || len(pod.Volumes) != 1 || pod.Volumes[0].Name != c.Mounts[0].Name || pod.Volumes[0].Claim.Name != by["PersistentVolumeClaim"].Metadata.Name {
 		t.Errorf("journal in %s, mounts %+v, volumes %+v", cfg.journalPath, c.Mounts, pod.Volumes)
 	}
