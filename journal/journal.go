@@ -68,8 +68,8 @@ const CloseTime = 10 * time.Second
 
 // Times of the journal. Variables, shorter in tests.
 var (
-	appendTime = 5 * time.Second  // for a record to be taken, and again for it to be stored
-	closeTime  = CloseTime        // for the engine to write what makes its next start fast
+	appendTime = 5 * time.Second // for a record to be taken, and again for it to be stored
+	closeTime  = CloseTime       // for the engine to write what makes its next start fast
 
 	reopenPause = time.Second
 )
