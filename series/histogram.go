@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/bits"
 
 	"github.com/cespare/xxhash/v2"
 )
@@ -45,9 +46,10 @@ const maxBuckets = 65536
 // IsStale reports whether the histogram is a stale marker: its sum is one.
 func (h *Histogram) IsStale() bool { return math.Float64bits(h.Sum) == staleBits }
 
-// Validate checks what Prometheus checks of a native histogram: a known schema,
-// spans that match the buckets, no negative count, a total that the buckets do
-// not exceed, custom bounds that rise and are finite.
+// Validate checks what Prometheus checks of a native histogram, or it would refuse
+// the page that has it: a known schema, spans that match the buckets and are within
+// 32 bits, no negative count, a count that is the buckets' sum, or not less if
+// observations were not numbers, custom bounds that rise and are finite.
 func (h *Histogram) Validate() error {
 	if h.IsStale() {
 		return nil
@@ -102,21 +104,30 @@ func (h *Histogram) Validate() error {
 		}
 		return nil // float counts may be rounded: no check of the total, as in Prometheus
 	}
-	sum := pos + neg + float64(h.ZeroCount)
-	if total := float64(h.Count); math.IsNaN(h.Sum) && sum > total || !math.IsNaN(h.Sum) && sum != total {
-		return fmt.Errorf("%v observations in buckets, but a count of %d", sum, h.Count)
+	sum, high := bits.Add64(pos, neg, 0)
+	sum, more := bits.Add64(sum, h.ZeroCount, 0)
+	if high+more > 0 {
+		return errors.New("more observations in buckets than 64 bits can count")
+	}
+	if math.IsNaN(h.Sum) && sum > h.Count || !math.IsNaN(h.Sum) && sum != h.Count {
+		return fmt.Errorf("%d observations in buckets, but a count of %d", sum, h.Count)
 	}
 	return nil
 }
 
-func (h *Histogram) side(spans []Span, deltas []int64, counts []float64) (sum float64, err error) {
+// side checks the buckets of one side. sum is what integer ones have counted.
+func (h *Histogram) side(spans []Span, deltas []int64, counts []float64) (sum uint64, err error) {
 	if len(spans) > maxBuckets {
 		return 0, fmt.Errorf("more than %d spans", maxBuckets)
 	}
 	n := uint64(0)
+	end := int64(0) // behind the last bucket: Prometheus counts them in 32 bits
 	for i, s := range spans {
 		if i > 0 && s.Offset < 0 {
 			return 0, errors.New("spans overlap")
+		}
+		if end += int64(s.Offset) + int64(s.Length); s.Offset == math.MinInt32 || end-1 > math.MaxInt32 {
+			return 0, errors.New("a span is outside of what 32 bits can count")
 		}
 		n += uint64(s.Length)
 		if n > maxBuckets {
@@ -136,13 +147,15 @@ func (h *Histogram) side(spans []Span, deltas []int64, counts []float64) (sum fl
 		if at += d; at < 0 {
 			return 0, errors.New("a bucket has a negative count")
 		}
-		sum += float64(at)
+		var more uint64
+		if sum, more = bits.Add64(sum, uint64(at), 0); more > 0 {
+			return 0, errors.New("more observations than 64 bits can count")
+		}
 	}
 	for _, c := range counts {
 		if math.IsNaN(c) || c < 0 {
 			return 0, errors.New("a bucket count is negative or not a number")
 		}
-		sum += c
 	}
 	return sum, nil
 }

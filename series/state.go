@@ -515,10 +515,11 @@ func (r *reader) extra() (x *extra, gone bool) {
 	}
 	if what&hasHistogram != 0 {
 		h := r.histogram()
-		if err := h.Validate(); err != nil {
-			r.fail()
+		if h.Validate() == nil {
+			x.histogram = h
+		} else {
+			gone = true // an earlier version took what is refused now
 		}
-		x.histogram = h
 	}
 	if what&hasExemplars != 0 {
 		for range min(r.byte(), maxExemplars) {
