@@ -147,7 +147,8 @@ type Batch struct {
 // of its pairs, at the end, and can be compared with the labels themselves there.
 type compared struct {
 	labels []byte              // a copy
-	refs   []pairID            // in the store; nil once the read lock was let go
+	first  pairID              // noPair: not known
+	others []pairID            // in the store, or those at the end; nil once the read lock was let go
 	tail   [maxTail + 1]uint32 // bytes of the last pairs, by their number
 }
 
@@ -287,7 +288,7 @@ func (b *Batch) Release() {
 	*b = Batch{
 		store: s, entries: b.entries[:0], fresh: b.fresh[:0], labels: b.labels[:0], more: b.more[:0], md: b.md[:0],
 		refusals: b.refusals[:0], symbols: b.symbols[:0], pairs: b.pairs, turns: b.turns, freed: b.freed, scratch: b.scratch[:0], spare: b.spare[:0], ids: b.ids[:0], idsOf: b.idsOf[:0],
-		last: compared{labels: b.last.labels[:0]}, forced: b.forced[:0], unforced: b.unforced, ahead: b.ahead,
+		last: compared{labels: b.last.labels[:0], first: noPair}, forced: b.forced[:0], unforced: b.unforced, ahead: b.ahead,
 	}
 	s.pool.Put(b)
 }
@@ -326,10 +327,11 @@ func (b *Batch) findForced() {
 
 // sent returns those of a slot's pairs that the sender would send for it, in
 // b.unforced[0]; ok is false if it is not a series of the sender's.
-func (b *Batch) sent(refs []pairID) (rest []pairID, ok bool) {
-	out := b.unforced[0][:0]
+func (b *Batch) sent(sl *slot) (first pairID, others []pairID, ok bool) {
+	all := b.store.ids(sl, b.unforced[0])
+	out := all[:0]
 	next := 0
-	for _, id := range refs {
+	for _, id := range all {
 		switch {
 		case next == len(b.forced) || b.forced[next] != id:
 			out = append(out, id)
@@ -341,7 +343,18 @@ func (b *Batch) sent(refs []pairID) (rest []pairID, ok bool) {
 		}
 	}
 	b.unforced[0] = out
-	return out, next == len(b.forced)
+	if len(out) == 0 {
+		return noPair, nil, false
+	}
+	return out[0], out[1:], next == len(b.forced)
+}
+
+// asSent returns the ids of a slot's pairs as the sender sends them: see sent.
+func (b *Batch) asSent(sl *slot) (first pairID, others []pairID, ok bool) {
+	if len(b.forced) > 0 {
+		return b.sent(sl)
+	}
+	return sl.first, b.store.others(sl), true
 }
 
 func (b *Batch) letGo() {
@@ -349,7 +362,7 @@ func (b *Batch) letGo() {
 	if b.reading {
 		b.store.structure.RUnlock()
 		b.reading = false
-		b.last.refs = nil
+		b.last.first, b.last.others = noPair, nil
 	}
 }
 
@@ -469,20 +482,23 @@ func (b *Batch) tooLong(labels []byte, n int) Verdict {
 // others one by one.
 func (b *Batch) hasLabels(sl *slot, labels []byte) bool {
 	s, l := b.store, &b.last
-	refs := s.refs.at(sl.refs, sl.n)
-	if len(b.forced) > 0 {
-		var ok bool
-		if refs, ok = b.sent(refs); !ok {
-			return false
-		}
+	first, others, ok := b.asSent(sl)
+	if !ok {
+		return false
 	}
-	n := len(refs)
+	n, m := len(others), len(l.others)
 	if n > maxTail {
-		return s.hasPairs(refs, labels)
+		return s.hasPairs(first, others, labels)
 	}
 	same := 0
-	for m := len(l.refs); same < n && same < m && refs[n-1-same] == l.refs[m-1-same]; {
+	if n > 0 && n == m && &others[0] == &l.others[0] {
+		same = n
+	}
+	for same < n && same < m && others[n-1-same] == l.others[m-1-same] {
 		same++
+	}
+	if first == l.first && same == n && same == m {
+		return string(labels) == string(l.labels)
 	}
 	size := int(l.tail[same]) // of the same pairs
 	if size > len(labels) || string(labels[len(labels)-size:]) != string(l.labels[len(l.labels)-size:]) {
@@ -490,20 +506,20 @@ func (b *Batch) hasLabels(sl *slot, labels []byte) bool {
 	}
 	rest := labels[:len(labels)-size]
 	for i := n - 1 - same; i >= 0; i-- {
-		p := s.dict.bytes(refs[i])
+		p := s.dict.bytes(others[i])
 		if len(rest) < len(p) || string(rest[len(rest)-len(p):]) != string(p) {
-			l.refs = l.refs[len(l.refs)-same:] // what of tail is still right
+			l.first, l.others = noPair, l.others[m-same:] // what of tail is still right
 			return false
 		}
 		rest = rest[:len(rest)-len(p)]
 		l.tail[n-i] = uint32(len(labels) - len(rest))
 	}
-	if len(rest) > 0 {
-		l.refs = l.refs[len(l.refs)-same:]
+	if string(rest) != string(s.dict.bytes(first)) {
+		l.first, l.others = noPair, l.others[m-same:]
 		return false
 	}
-	l.labels, l.refs = append(l.labels[:0], labels...), refs
-	b.unforced[0], b.unforced[1] = b.unforced[1], b.unforced[0] // what l.refs may lie in
+	l.labels, l.first, l.others = append(l.labels[:0], labels...), first, others
+	b.unforced[0], b.unforced[1] = b.unforced[1], b.unforced[0] // what l.others may lie in
 	return true
 }
 
@@ -608,17 +624,13 @@ const minPairCache, maxPairCache = 1 << 10, 1 << 16
 func (b *Batch) SeriesRefs(refs []uint32) Verdict {
 	b.read()
 	candidates := b.candidates()
-	var expected []pairID
+	first, others := noPair, []pairID(nil)
 	if id := candidates[0]; b.exists(id) {
 		if sl := b.slot(id); sl.flags&inUse != 0 {
-			expected = b.store.refs.at(sl.refs, sl.n)
-			if len(b.forced) > 0 {
-				expected, _ = b.sent(expected)
-			}
+			first, others, _ = b.asSent(sl)
 		}
 	}
-	if b.interned(refs, expected) {
-		s := b.store
+	if b.interned(refs, first, others) {
 		for _, id := range candidates {
 			if !b.exists(id) {
 				continue
@@ -627,11 +639,8 @@ func (b *Batch) SeriesRefs(refs []uint32) Verdict {
 			if sl.flags&inUse == 0 {
 				continue
 			}
-			have, ok := s.refs.at(sl.refs, sl.n), true
-			if len(b.forced) > 0 {
-				have, ok = b.sent(have)
-			}
-			if ok && slices.Equal(have, b.ids) {
+			first, others, ok := b.asSent(sl)
+			if ok && len(b.ids) > 0 && first == b.ids[0] && slices.Equal(others, b.ids[1:]) {
 				return b.choose(id, sl, true)
 			}
 		}
@@ -668,11 +677,11 @@ func (b *Batch) packed(refs []uint32) []byte {
 }
 
 // interned translates refs to b.ids, and reports whether the dictionary has them
-// all. expected is what they may well be: comparing costs one miss of the cache,
+// all. first and others are what they may well be: comparing costs one miss of the cache,
 // looking up several. Most of a series' pairs, at the end, are those of the series
 // before, and a request uses the same pairs again and again: what was found is kept
 // in a table where each pair of symbols has one place.
-func (b *Batch) interned(refs []uint32, expected []pairID) bool {
+func (b *Batch) interned(refs []uint32, first pairID, others []pairID) bool {
 	d := b.store.dict
 	n := len(refs) / 2
 	known := 0 // pairs at the end, as before
@@ -697,9 +706,11 @@ func (b *Batch) interned(refs []uint32, expected []pairID) bool {
 				return false // no known series is that long
 			}
 			b.scratch = AppendPair(b.scratch[:0], b.symbols[name], b.symbols[value])
-			id, ok := pairID(0), false
-			if k < len(expected) {
-				id = expected[k]
+			id, ok := first, false
+			if k > 0 && k <= len(others) {
+				id = others[k-1]
+			}
+			if id != noPair && k <= len(others) {
 				ok = string(d.bytes(id)) == string(b.scratch)
 			}
 			if !ok {
@@ -882,7 +893,8 @@ func (b *Batch) currentLabels() []byte {
 
 func (s *Store) packedLabels(sl *slot) []byte {
 	var p []byte
-	for _, id := range s.refs.at(sl.refs, sl.n) {
+	p = append(p, s.dict.bytes(sl.first)...)
+	for _, id := range s.others(sl) {
 		p = append(p, s.dict.bytes(id)...)
 	}
 	return p
@@ -1008,9 +1020,10 @@ const (
 
 // A search is how far a series has got that is being looked up.
 type search struct {
-	slot  *slot // nil: nothing under the hash
-	guess uint32
-	refs  []pairID
+	slot   *slot // nil: nothing under the hash
+	guess  uint32
+	first  pairID
+	others []pairID
 }
 
 // seek takes a step of each search: the series of that number, of fresh, has been
@@ -1030,23 +1043,25 @@ func (b *Batch) seek(n int) {
 		}
 	}
 	if i := n - 2*seekApart; i >= b.sought && i < len(b.fresh) {
-		if at := b.search(i); at.slot != nil && at.slot.n > 0 {
-			at.refs = s.refs.at(at.slot.refs, at.slot.n)
-			a.read(unsafe.Pointer(&at.refs[0]))
-			a.read(unsafe.Pointer(&at.refs[len(at.refs)-1]))
+		if at := b.search(i); at.slot != nil {
+			at.first, at.others = at.slot.first, s.others(at.slot)
+			if n := len(at.others); n > 0 {
+				a.read(unsafe.Pointer(&at.others[0]))
+				a.read(unsafe.Pointer(&at.others[n-1]))
+			}
 		}
 	}
 	if i := n - 3*seekApart; i >= b.sought && i < len(b.fresh) {
-		before := b.search(i - 1).refs
-		for k, id := range b.search(i).refs {
+		before := b.search(i - 1).others
+		for k, id := range b.search(i).others {
 			if k >= len(before) || before[k] != id {
 				a.read(unsafe.Pointer(&s.dict.pairs.list[id]))
 			}
 		}
 	}
 	if i := n - 4*seekApart; i >= b.sought && i < len(b.fresh) {
-		before := b.search(i - 1).refs
-		for k, id := range b.search(i).refs {
+		before := b.search(i - 1).others
+		for k, id := range b.search(i).others {
 			if k >= len(before) || before[k] != id {
 				p := s.dict.bytes(id)
 				a.read(unsafe.Pointer(&p[0]))
@@ -1061,7 +1076,7 @@ func (b *Batch) seek(n int) {
 		if at.slot == nil {
 			return
 		}
-		if s.hasPairs(at.refs, f.labels) {
+		if s.hasPairs(at.first, at.others, f.labels) {
 			f.slot = at.guess
 		} else if id, ok := s.findSeries(f.hash, f.labels); ok {
 			f.slot = id

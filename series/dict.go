@@ -28,7 +28,7 @@ func (p pair) flags() pairFlags { return pairFlags(p.tag) }
 
 // A pairUse is what of a pair is not needed to compare or show it.
 type pairUse struct {
-	refs   uint32 // label positions of slots that hold it
+	refs   uint32 // slots whose first it is, and places in runs of refsArena
 	stable uint64 // unkeyed hash, the same in every process: see Query.Shard
 }
 

@@ -11,6 +11,7 @@ func check(t testing.TB, s *Store) {
 	s.structure.Lock()
 	defer s.structure.Unlock()
 	refs := map[pairID]uint32{}
+	runs := map[uint32]pairID{}
 	held, indexed := 0, 0
 	for i, b := range s.blocks {
 		if b == nil {
@@ -24,8 +25,11 @@ func check(t testing.TB, s *Store) {
 			}
 			used++
 			id := uint32(i<<blockBits | j)
-			for _, p := range s.refs.at(sl.refs, sl.n) {
-				refs[p]++
+			refs[sl.first]++
+			if runs[sl.refs]++; runs[sl.refs] == 1 {
+				for _, p := range s.others(sl) {
+					refs[p]++
+				}
 			}
 			labels := s.packedLabels(sl)
 			hash, canonical, ok := s.dict.hashLabels(labels)
@@ -52,6 +56,11 @@ func check(t testing.TB, s *Store) {
 	}
 	if held != s.held || indexed != held {
 		t.Errorf("%d slots in use, counted %d, indexed %d", held, s.held, indexed)
+	}
+	for off, n := range runs {
+		if got := *s.refs.head(off) >> 8; got != n {
+			t.Errorf("run %d: of %d series, counted %d", off, n, got)
+		}
 	}
 	for id := range s.metrics {
 		refs[id]++

@@ -210,7 +210,8 @@ type scan struct {
 	last    []pairID // of the last series shown grouped; nil where its ids may be others' now
 	lastKey uint64
 	touched pairID // keeps the loads of gather alive
-	since   int    // series, since the processor was let go
+	ids     [256]pairID
+	since   int // series, since the processor was let go
 
 	started time.Time
 	given   time.Duration // to other threads: at most half of the time since
@@ -344,7 +345,10 @@ func (s *Store) byMetric(list []uint32) []member {
 }
 
 func (s *Store) nameOf(sl *slot) pairID {
-	for _, id := range s.refs.at(sl.refs, sl.n) {
+	if s.dict.pairs.list[sl.first].flags()&pairName != 0 {
+		return sl.first
+	}
+	for _, id := range s.others(sl) {
 		if s.dict.pairs.list[id].flags()&pairName != 0 {
 			return id
 		}
@@ -593,8 +597,9 @@ func (c *scan) gather(ids []uint32) {
 	touched := pairID(0)
 	for i := range ids {
 		if sl := &c.slots[i]; sl.flags&inUse != 0 {
-			refs := s.refs.at(sl.refs, sl.n)
-			touched += refs[0] + refs[len(refs)-1]
+			if others := s.others(sl); len(others) > 0 {
+				touched += others[0] + others[len(others)-1]
+			}
 		}
 	}
 	c.touched = touched
@@ -641,12 +646,13 @@ func (c *scan) hasBound(refs []pairID) bool {
 	return slices.ContainsFunc(refs, func(p pairID) bool { return c.store.dict.pairs.list[p].flags()&pairBound != 0 })
 }
 
-// selected reports whether a gathered slot is live and wanted. Under structure.
+// selected reports whether a gathered slot is live and wanted, and returns the ids of
+// its pairs, until the next call. Under structure.
 func (c *scan) selected(sl *slot, m *member) ([]pairID, bool) {
 	if !sl.live(c.mono) || c.owner != math.MaxUint32 && c.store.edgeOf(sl.owner) != c.owner {
 		return nil, false
 	}
-	refs := c.store.refs.at(sl.refs, sl.n)
+	refs := c.store.ids(sl, c.ids[:])
 	if refs[0] != m.id && !slices.Contains(refs, m.id) {
 		return nil, false
 	}
@@ -772,7 +778,7 @@ func (c *scan) grouped(f *Family) error {
 					continue
 				}
 				if c.slots[i].flags&inUse != 0 {
-					c.enter(c.store.refs.at(c.slots[i].refs, c.slots[i].n), turn[i].key)
+					c.enter(c.store.ids(&c.slots[i], c.ids[:]), turn[i].key)
 				}
 				c.show(f, m, i, turn[i].slot)
 			}

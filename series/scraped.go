@@ -81,7 +81,8 @@ func (s *Store) missed(seen *scraped, sl *slot) bool {
 		return false
 	}
 	if n := len(seen.parts); n > 0 {
-		part := seen.parts[shardOf(s.dict, s.refs.at(sl.refs, sl.n), n)]
+		var room [256]pairID
+		part := seen.parts[shardOf(s.dict, s.ids(sl, room[:]), n)]
 		if len(part) >= minBegins {
 			return part.missed(from, sl.deadline)
 		}

@@ -64,6 +64,7 @@ type dump struct {
 	pairs     map[pairID]uint64
 	written   uint64 // pairs in the piece
 	pairBytes []byte
+	ids       []pairID
 	edges     map[uint32]uint64
 	named     uint64 // edges in the piece
 	edgeBytes []byte
@@ -88,9 +89,9 @@ func (d *dump) block(at int, b *block) {
 		if sl.flags&(inUse|sampled) != inUse|sampled {
 			continue
 		}
-		refs := s.refs.at(sl.refs, sl.n)
 		d.body = append(d.body, sl.n)
-		for _, id := range refs {
+		d.ids = s.ids(sl, d.ids)
+		for _, id := range d.ids {
 			d.body = binary.AppendUvarint(d.body, d.pair(id))
 		}
 		d.body = binary.AppendUvarint(d.body, d.edge(sl.owner))

@@ -177,7 +177,7 @@ func New(opts Options) *Store {
 	}
 	runtime.AddCleanup(s, (*memory).end, mem)
 	s.metadata.init()
-	s.pool.New = func() any { return &Batch{store: s} }
+	s.pool.New = func() any { return &Batch{store: s, last: compared{first: noPair}} }
 	return s
 }
 
@@ -228,11 +228,16 @@ func (s *Store) findSeries(hash uint64, labels []byte) (uint32, bool) {
 
 // hasLabels compares a slot's labels with a packed set, exactly.
 func (s *Store) hasLabels(sl *slot, labels []byte) bool {
-	return s.hasPairs(s.refs.at(sl.refs, sl.n), labels)
+	return s.hasPairs(sl.first, s.others(sl), labels)
 }
 
-func (s *Store) hasPairs(refs []pairID, labels []byte) bool {
-	for _, id := range refs {
+func (s *Store) hasPairs(first pairID, others []pairID, labels []byte) bool {
+	p := s.dict.bytes(first)
+	if len(labels) < len(p) || string(labels[:len(p)]) != string(p) {
+		return false
+	}
+	labels = labels[len(p):]
+	for _, id := range others {
 		p := s.dict.bytes(id)
 		if len(labels) < len(p) || string(labels[:len(p)]) != string(p) {
 			return false
@@ -251,16 +256,22 @@ func (s *Store) create(hash uint64, labels []byte, ownerID uint32, scratch []pai
 		_, _, size := scanPair(labels[i:])
 		p := labels[i : i+size]
 		id := s.dict.intern(s.dict.hashPair(p), p)
-		s.dict.uses.list[id].refs++
 		if s.dict.pairs.list[id].flags()&pairName != 0 {
 			named = id
 		}
 		scratch = append(scratch, id)
 		i += size
 	}
+	refs, isNew := s.refs.put(scratch[1:])
+	s.dict.uses.list[scratch[0]].refs++
+	if isNew {
+		for _, id := range scratch[1:] {
+			s.dict.uses.list[id].refs++
+		}
+	}
 	id := s.takeSlot()
 	_, sl := s.slot(id)
-	*sl = slot{refs: s.refs.put(scratch), n: uint8(len(scratch)), flags: inUse, owner: ownerID, next: noSlot, pin: s.pins.round()}
+	*sl = slot{first: scratch[0], refs: refs, n: uint8(len(scratch)), flags: inUse, owner: ownerID, next: noSlot, pin: s.pins.round()}
 	s.shardOf(hash).insert(uint32(hash), id)
 	m := s.metrics[named]
 	if m == nil {

@@ -191,22 +191,25 @@ func (s *Store) tidyOwners(all bool) {
 // unlink takes a series out of everything that finds it. Under structure, for
 // writing. Its slot may still be in lists, and is nobody else's until reuse.
 func (s *Store) unlink(id uint32, sl *slot, touched map[*metric]bool) {
-	refs := s.refs.at(sl.refs, sl.n)
+	var room [256]pairID
+	ids := s.ids(sl, room[:])
 	s.packing = s.packing[:0]
-	for _, p := range refs {
+	for _, p := range ids {
 		s.packing = append(s.packing, s.dict.bytes(p)...)
 	}
 	hash := maphash.Bytes(s.dict.seed, s.packing)
 	s.shardOf(hash).remove(uint32(hash), id)
-	for _, p := range refs {
+	for _, p := range ids {
 		if s.dict.pairs.list[p].flags()&pairName != 0 {
 			touched[s.metrics[p]] = true
 		}
 	}
-	for _, p := range refs {
-		s.dict.release(p)
+	s.dict.release(ids[0])
+	if s.refs.release(sl.refs) {
+		for _, p := range ids[1:] {
+			s.dict.release(p)
+		}
 	}
-	s.refs.release(sl.refs, sl.n)
 	if sl.flags&extended != 0 {
 		s.extrasMu.Lock()
 		delete(s.extras, id)
