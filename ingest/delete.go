@@ -22,7 +22,7 @@ const (
 // ErrTooMany is the error for a delete of more series than are deleted at once.
 var ErrTooMany = fmt.Errorf("more than %d series match: delete them in parts", maxDeleted)
 
-// ErrNotNow is the error for a delete while the relay starts or stops.
+// ErrNotNow is the error for a delete or a wipe while the relay starts or stops.
 var ErrNotNow = errors.New("the relay is starting or stopping")
 
 // Delete hides the live series that a query selects, and returns how many that are;
@@ -33,17 +33,10 @@ var ErrNotNow = errors.New("the relay is starting or stopping")
 // The records name the series and up to which time each is deleted, so that a replay
 // deletes the same, whatever else was on its way.
 func (h *Handler) Delete(ctx context.Context, q series.Query, dry bool) (n int, err error) {
-	if !h.enter() {
+	if !h.enterReady() {
 		return 0, ErrNotNow
 	}
 	defer h.inflight.Done()
-	if h.opts.Ready != nil {
-		select {
-		case <-h.opts.Ready:
-		default:
-			return 0, ErrNotNow
-		}
-	}
 	if dry {
 		var count tally
 		err := h.opts.Store.Scan(time.Now(), q, &count)
@@ -75,6 +68,19 @@ func (h *Handler) Delete(ctx context.Context, q series.Query, dry bool) (n int, 
 		}
 	}
 	return n, nil
+}
+
+// enterReady is enter for what people ask: it does not wait for a replay. What they
+// end is what the store has, and it has not all of it yet.
+func (h *Handler) enterReady() bool {
+	if h.opts.Ready != nil {
+		select {
+		case <-h.opts.Ready:
+		default:
+			return false
+		}
+	}
+	return h.enter()
 }
 
 // replayDelete applies a delete of the journal.

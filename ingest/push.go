@@ -297,8 +297,13 @@ func (p *Pusher) replay(rec *journal.Record) (res series.Result, err error) {
 	return res, nil
 }
 
-// Wipe ends all groups, of everybody.
+// Wipe ends all groups, of everybody. The journal has it when it returns. While the
+// relay starts or stops the error is ErrNotNow.
 func (p *Pusher) Wipe(ctx context.Context) error {
+	if !p.h.enterReady() {
+		return ErrNotNow
+	}
+	defer p.h.inflight.Done()
 	rec := &journal.Record{Kind: journal.Wipe, Received: time.Now().UnixMilli()}
 	if p.h.opts.Shared {
 		return p.h.opts.Journal.Append(ctx, rec, func() { p.replay(rec) })

@@ -3,6 +3,7 @@ package ingest
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -392,6 +393,29 @@ func TestReplayOfPushes(t *testing.T) {
 	if got := replayed(); got != "" {
 		t.Errorf("after a wipe: %s", got)
 	}
+}
+
+// A wipe of a store that is half replayed, or of one that is about to be left behind,
+// would end a part of what there is.
+func TestWipeRefused(t *testing.T) {
+	store := series.New(series.Options{})
+	kept := &records{}
+	fill := New(Options{Store: store})
+	g := &gateway{t: t, h: fill, srv: httptest.NewServer(fill.Pusher(0))}
+	defer g.srv.Close()
+	g.do("PUT", "/metrics/job/x", "a 1\n")
+	starting := New(Options{Store: store, Journal: kept, Ready: make(chan struct{})})
+	stopping := New(Options{Store: store, Journal: kept})
+	stopping.Drain(t.Context())
+	for name, h := range map[string]*Handler{"starting": starting, "stopping": stopping} {
+		if err := h.Pusher(0).Wipe(t.Context()); !errors.Is(err, ErrNotNow) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if len(kept.list) > 0 {
+		t.Errorf("%d records were written", len(kept.list))
+	}
+	g.expect(`a{job="x"} 1`)
 }
 
 // With an edges file a group is its edge's: nobody else can touch it.
