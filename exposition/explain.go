@@ -50,13 +50,8 @@ func (h *Handler) Explain(w http.ResponseWriter, r *http.Request) {
 		writeEnvelope(w, http.StatusBadRequest, map[string]any{"status": "error", "errorType": "bad_data", "error": err.Error()})
 		return
 	}
-	if h.opts.Ready != nil {
-		select {
-		case <-h.opts.Ready:
-		default:
-			writeEnvelope(w, http.StatusServiceUnavailable, map[string]any{"status": "error", "errorType": "unavailable", "error": "the relay is replaying its journal: what it knows is not there yet"})
-			return
-		}
+	if !h.awaitReplay(w, r) {
+		return
 	}
 	writeEnvelope(w, http.StatusOK, map[string]any{"status": "success", "data": h.explain(time.Now(), name, packed)})
 }

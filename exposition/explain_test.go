@@ -1,6 +1,7 @@
 package exposition
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -134,14 +135,17 @@ func TestExplainAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithCancel(t.Context())
 	ask := func(selector string) (int, string) {
 		w := httptest.NewRecorder()
-		h.Explain(w, httptest.NewRequest("GET", "/api/v1/explain?series="+url.QueryEscape(selector), nil))
+		h.Explain(w, httptest.NewRequest("GET", "/api/v1/explain?series="+url.QueryEscape(selector), nil).WithContext(ctx))
 		return w.Code, w.Body.String()
 	}
-	if code, body := ask("up"); code != 503 || !strings.Contains(body, "replaying") {
+	cancel()
+	if code, body := ask(`up{job="node"}`); code != 503 || !strings.Contains(body, "replaying") {
 		t.Errorf("%d %s", code, body)
 	}
+	ctx = t.Context()
 	close(ready)
 	for selector, want := range map[string]string{
 		"": "all labels of one", "up{": "parse error", `up{job=~"node"}`: "want one series", `up{job!="node"}`: "want one series", `up{job="a",job="b"}`: "twice",

@@ -13,9 +13,14 @@ import (
 // Groups answers GET /api/v1/metrics in the Pushgateway's shape: the groups of the
 // push API, with their families.
 func (h *Handler) Groups(w http.ResponseWriter, r *http.Request) {
-	now := time.Now()
+	done, ok := h.begin(w, r)
+	if !ok {
+		return
+	}
 	v := &groupVisitor{groups: map[string]map[string]any{}}
-	if err := h.opts.Store.Scan(now, series.Query{}, v); err != nil {
+	err := h.opts.Store.Scan(time.Now(), series.Query{}, v)
+	done()
+	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}

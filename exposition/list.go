@@ -1,6 +1,7 @@
 package exposition
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -42,7 +43,7 @@ func (h *Handler) Series(w http.ResponseWriter, r *http.Request) {
 		writeEnvelope(w, http.StatusBadRequest, map[string]any{"status": "error", "errorType": "bad_data", "error": err.Error()})
 		return
 	}
-	done, ok := h.turns.take(r.Context(), r.RemoteAddr)
+	done, ok := h.begin(w, r)
 	if !ok {
 		return
 	}
@@ -59,6 +60,35 @@ func (h *Handler) Series(w http.ResponseWriter, r *http.Request) {
 		answer["warnings"] = []string{fmt.Sprintf("%d series match, these are the first %d: limit", v.total, len(v.list))}
 	}
 	writeEnvelope(w, http.StatusOK, answer)
+}
+
+// replayWait is how long an answer in JSON waits for a replay of the journal.
+const replayWait = 10 * time.Second
+
+// awaitReplay waits until the store has all that it is to show; where that takes too
+// long it answers, and ok is false.
+func (h *Handler) awaitReplay(w http.ResponseWriter, r *http.Request) (ok bool) {
+	if h.opts.Ready == nil {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), replayWait)
+	defer cancel()
+	select {
+	case <-h.opts.Ready:
+		return true
+	case <-ctx.Done():
+	}
+	w.Header().Set("Retry-After", "1")
+	writeEnvelope(w, http.StatusServiceUnavailable, map[string]any{"status": "error", "errorType": "unavailable", "error": "the relay is replaying its journal: what it knows is not there yet"})
+	return false
+}
+
+// begin waits for that, and for a turn, as a scrape does; done gives the turn back.
+func (h *Handler) begin(w http.ResponseWriter, r *http.Request) (done func(), ok bool) {
+	if !h.awaitReplay(w, r) {
+		return nil, false
+	}
+	return h.turns.take(r.Context(), r.RemoteAddr)
 }
 
 func (h *Handler) listQuery(params url.Values) (q series.Query, limit int, err error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +25,9 @@ func (r *relay) base(req *http.Request) (scheme, host, prefix string) {
 	return scheme, host, prefix
 }
 
+// replayWait is how long the service discovery waits for a replay of the journal.
+const replayWait = 10 * time.Second
+
 // A targetGroup is what Prometheus' HTTP service discovery reads.
 type targetGroup struct {
 	Targets []string          `json:"targets"`
@@ -32,8 +36,19 @@ type targetGroup struct {
 
 // discovery lists one target per edge: its page, or with page=up a page of one
 // line. A silent edge's target stays, and answers 503, so that Prometheus itself
-// writes up 0.
+// writes up 0. While the journal is replayed not all edges are known yet, and
+// Prometheus would drop the targets of those that are left out: after an error it keeps
+// those it has.
 func (r *relay) discovery(w http.ResponseWriter, req *http.Request) {
+	ctx, cancel := context.WithTimeout(req.Context(), replayWait)
+	defer cancel()
+	select {
+	case <-r.replayed:
+	case <-ctx.Done():
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "the relay is replaying its journal: not all edges are known yet", http.StatusServiceUnavailable)
+		return
+	}
 	scheme, host, prefix := r.base(req)
 	groups := []targetGroup{}
 	for _, e := range r.edges.List(time.Now()) {

@@ -2,9 +2,13 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 )
@@ -63,6 +67,43 @@ func TestDiscovery(t *testing.T) {
 	text, _ := io.ReadAll(res.Body)
 	if !strings.Contains(string(text), `{"status":"success","data":[`) && !strings.Contains(string(text), `"name":"shop-17"`) {
 		t.Errorf("%s", text)
+	}
+}
+
+// What is not all there yet is not answered as if it were: an empty list of targets
+// would have Prometheus drop those that it has.
+func TestAnswersWaitForTheReplay(t *testing.T) {
+	cfg, _, err := parseFlags([]string{"--journal=off"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := newRelay(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	paths := []string{"/api/v1/sd", "/api/v1/series?match[]=up", "/api/v1/metrics", "/api/v1/explain?series=up"}
+	ask := func(ctx context.Context, path string) int {
+		w := httptest.NewRecorder()
+		r.handler.ServeHTTP(w, httptest.NewRequest("GET", path, nil).WithContext(ctx))
+		return w.Code
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	waiting := make(chan string, len(paths))
+	for _, path := range paths {
+		if code := ask(gone, path); code != 503 {
+			t.Errorf("%s: %d during a replay", path, code)
+		}
+		go func() { waiting <- fmt.Sprint(path, " ", ask(t.Context(), path)) }()
+	}
+	if err := r.start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range paths {
+		if got := <-waiting; !strings.HasSuffix(got, " 200") {
+			t.Errorf("%s after the replay", got)
+		}
 	}
 }
 
