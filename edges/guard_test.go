@@ -468,7 +468,7 @@ func TestStrangersTakeAsLong(t *testing.T) {
 // restart lets n edges of a file with passwords in at once, each from an address of
 // its own, as after a restart of the relay. Who is told 503 tries again after a
 // pause. It returns how often which answer was given until all are in.
-func restart(t testing.TB, g *Guard, n int, patience, pause time.Duration) map[string]int {
+func restart(t testing.TB, g *Guard, n int, patience time.Duration, pause func()) map[string]int {
 	var mu sync.Mutex
 	answers := map[string]int{}
 	var all sync.WaitGroup
@@ -491,7 +491,7 @@ func restart(t testing.TB, g *Guard, n int, patience, pause time.Duration) map[s
 				if got != "503" {
 					return
 				}
-				time.Sleep(pause)
+				pause()
 			}
 		})
 	}
@@ -520,7 +520,19 @@ func manyPasswords(t testing.TB, n, cost int) *Guard {
 // drop what they have.
 func TestRestartWithManyPasswords(t *testing.T) {
 	const n = 40
-	answers := restart(t, manyPasswords(t, n, 6), n, 50*time.Millisecond, 10*time.Millisecond)
+	g := manyPasswords(t, n, 6)
+	for range cap(g.turns) {
+		g.turns <- struct{}{} // there is nothing to be had until one of them has been told
+	}
+	free := sync.OnceFunc(func() {
+		for range cap(g.turns) {
+			<-g.turns
+		}
+	})
+	answers := restart(t, g, n, 50*time.Millisecond, func() {
+		free()
+		time.Sleep(10 * time.Millisecond)
+	})
 	if answers["in"] != n || answers["503"] == 0 || len(answers) != 2 {
 		t.Errorf("answered %v", answers)
 	}
@@ -543,7 +555,7 @@ func BenchmarkRestart(b *testing.B) {
 	for b.Loop() {
 		g.verified.Purge()
 		before := spent()
-		answers := restart(b, g, n, verifyWait, 5*time.Second)
+		answers := restart(b, g, n, verifyWait, func() { time.Sleep(5 * time.Second) })
 		if answers["in"] != n {
 			b.Fatalf("answered %v", answers)
 		}
