@@ -209,7 +209,7 @@ func TestPushAllocatesNothingPerSample(t *testing.T) {
 			l.push(t, h)
 		}
 		got := testing.AllocsPerRun(50, func() { l.push(t, h) })
-		if got > 60 {
+		if got > perRequest/10 { // some 50, and what a collection has taken from the pools
 			t.Errorf("version %s: %v allocations in a request of %d samples", v, got, perRequest)
 		}
 	}
