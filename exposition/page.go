@@ -3,6 +3,7 @@ package exposition
 import (
 	"hash/maphash"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -40,6 +41,14 @@ type page struct {
 	written map[[2]uint64]bool
 	seeds   [2]maphash.Seed
 	scratch []byte
+
+	lastName   string // of a metric, that mustEscape saw
+	lastLegacy bool   // whether it needs no escaping
+
+	lines      []nativeLine   // of the last native histogram
+	nativeOf   *series.Family // and which of its lines a real series has the name of
+	nativeName string
+	real       [len(nativeSuffixes)]bool
 
 	stamps  stamps
 	series  int
@@ -184,26 +193,58 @@ type pair struct{ name, value string }
 // else it has under these names.
 func (p *page) escape(f *series.Family, s *series.Series) (pairs []pair, ok bool) {
 	name := p.name(s.Name)
+	pairs = make([]pair, 0, s.Len()) // not nil, which says that nothing is escaped
 	for l := range s.Pairs {
 		pairs = append(pairs, pair{p.labelName(l.Name), string(l.Value)})
 	}
-	slices.SortFunc(pairs, func(a, b pair) int { return strings.Compare(a.name, b.name) })
+	sortPairs(pairs)
 	all := append([]pair{{"__name__", name}}, pairs...)
-	slices.SortFunc(all, func(a, b pair) int { return strings.Compare(a.name, b.name) })
-	packed := p.scratch[:0]
+	sortPairs(all)
 	for i, l := range all {
 		if i > 0 && l.name == all[i-1].name {
 			p.omitted[escapedLabel]++
 			return nil, false
 		}
-		packed = series.AppendPair(packed, l.name, l.value)
 	}
+	packed := appendPairs(p.scratch[:0], all)
 	p.scratch = packed
 	if f.ShowsSeries(packed) || p.seen(packed) {
 		p.omitted[escapedTwin]++
 		return nil, false
 	}
 	return pairs, true
+}
+
+func sortPairs(pairs []pair) {
+	slices.SortFunc(pairs, func(a, b pair) int { return strings.Compare(a.name, b.name) })
+}
+
+func appendPairs(dst []byte, pairs []pair) []byte {
+	for _, l := range pairs {
+		dst = series.AppendPair(dst, l.name, l.value)
+	}
+	return dst
+}
+
+// mustEscape reports whether a series is written with other names than it has.
+func (p *page) mustEscape(s *series.Series) bool {
+	if p.scheme == model.NoEscaping {
+		return false
+	}
+	if p.lastName != s.Name {
+		p.lastName, p.lastLegacy = s.Name, series.IsLegacyName(s.Name)
+	}
+	if !p.lastLegacy {
+		return true
+	}
+	for i := range s.Len() {
+		if packed, flags := s.Label(i); flags&(series.PlainLabel|series.NameLabel) == 0 {
+			if name, _ := series.SplitPair(packed); !legacyLabel(name) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // seen remembers an escaped label set, by 128 keyed bits.
@@ -243,33 +284,121 @@ func hasBound(s *series.Series) bool {
 	return false
 }
 
+// A nativeLine is a series that a page makes of a native histogram.
+type nativeLine struct {
+	suffix string  // behind the name
+	bound  float64 // of a _bucket
+	value  float64
+}
+
+// native returns the series that are made of a native histogram where a scraper gets
+// classic ones: its buckets, whose bounds rise, if they are its own or +Inf alone; its
+// sum; its count. Those that are real series of the same labels are left out, and
+// all is false. Of the buckets all are left out or none. labels are those of the
+// histogram as the page writes them if it must escape them, else nil. What is returned
+// is good until the next call.
+func (p *page) native(f *series.Family, s *series.Series, labels []pair) (lines []nativeLine, all bool) {
+	h := s.Histogram
+	lines = p.lines[:0]
+	if h.Schema == series.CustomBuckets {
+		buckets(h, func(bound, n float64) { lines = append(lines, nativeLine{"_bucket", bound, n}) })
+	}
+	lines = append(lines, nativeLine{"_bucket", math.Inf(1), total(h)})
+	n := len(lines)
+	lines = append(lines, nativeLine{suffix: "_sum", value: h.Sum}, nativeLine{suffix: "_count", value: total(h)})
+	p.lines = lines
+	if p.nativeOf != f || p.nativeName != s.Name {
+		p.nativeOf, p.nativeName = f, s.Name
+		for i, suffix := range nativeSuffixes {
+			p.real[i] = f.Shows(s.Name+suffix) || labels != nil && f.Shows(p.name(s.Name+suffix))
+		}
+	}
+	if p.scheme == model.NoEscaping && p.real == [len(nativeSuffixes)]bool{} {
+		return lines, true
+	}
+	bucket := false
+	for i := range lines[:n] {
+		bucket = p.taken(f, s, labels, &lines[i], p.real[0]) || bucket
+	}
+	sum, count := p.taken(f, s, labels, &lines[n], p.real[1]), p.taken(f, s, labels, &lines[n+1], p.real[2])
+	if bucket {
+		lines, n = lines[n:], 0
+	}
+	if count {
+		lines = lines[:n+1]
+	}
+	if sum {
+		lines = slices.Delete(lines, n, n+1)
+	}
+	return lines, !bucket && !sum && !count
+}
+
+var nativeSuffixes = [...]string{"_bucket", "_sum", "_count"}
+
+// taken reports whether a line of a native histogram is on the page already, or will
+// be: as a real series, looked for if real is set; or, where names are escaped, as
+// another one that is written so.
+func (p *page) taken(f *series.Family, s *series.Series, labels []pair, line *nativeLine, real bool) bool {
+	if real {
+		if f.ShowsSeries(p.pack(s, nil, line, formatBound(line.bound))) || f.ShowsSeries(p.pack(s, nil, line, string(appendFloat(nil, line.bound)))) {
+			return true
+		}
+		if labels != nil && f.ShowsSeries(p.pack(s, labels, line, formatBound(line.bound))) {
+			return true
+		}
+	}
+	return p.scheme != model.NoEscaping && p.seen(p.pack(s, labels, line, formatBound(line.bound)))
+}
+
+// pack packs the labels of a line of a native histogram, sorted by name.
+func (p *page) pack(s *series.Series, labels []pair, line *nativeLine, bound string) []byte {
+	all := []pair{{"__name__", s.Name + line.suffix}}
+	if labels != nil {
+		all[0].value = p.name(all[0].value)
+		all = append(all, labels...)
+	} else {
+		for l := range s.Pairs {
+			all = append(all, pair{string(l.Name), string(l.Value)})
+		}
+	}
+	if line.suffix == "_bucket" {
+		all = append(all, pair{"le", bound})
+	}
+	sortPairs(all)
+	p.scratch = appendPairs(p.scratch[:0], all)
+	return p.scratch
+}
+
 // buckets calls visit for the classic form of a native histogram with custom
 // buckets: bounds rising, counts cumulative, without +Inf.
 func buckets(h *series.Histogram, visit func(bound, cumulative float64)) {
-	counts := make([]float64, len(h.CustomValues)+1)
+	whole := make([]uint64, len(h.CustomValues)+1) // a sum of floats might be more than the whole
+	parts := make([]float64, len(whole))
 	at, i, last := 0, 0, int64(0)
 	for _, span := range h.PositiveSpans {
 		at += int(span.Offset)
 		for range span.Length {
-			v := 0.0
 			switch {
+			case at < 0 || at >= len(whole):
 			case h.Float && i < len(h.PositiveCounts):
-				v = h.PositiveCounts[i]
+				parts[at] = h.PositiveCounts[i]
 			case !h.Float && i < len(h.PositiveDeltas):
 				last += h.PositiveDeltas[i]
-				v = float64(last)
-			}
-			if at >= 0 && at < len(counts) {
-				counts[at] = v
+				whole[at] = uint64(last)
 			}
 			at++
 			i++
 		}
 	}
-	sum := 0.0
+	sum, exact := 0.0, uint64(0)
 	for i, bound := range h.CustomValues {
-		sum += counts[i]
-		visit(bound, sum)
+		sum += parts[i]
+		exact += whole[i]
+		if h.Float {
+			visit(bound, sum)
+		} else {
+			visit(bound, float64(exact))
+		}
 	}
 }
 

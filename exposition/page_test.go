@@ -502,6 +502,141 @@ func TestNativeHistogramsWithBound(t *testing.T) {
 	}
 }
 
+// histogramOf is an integer one with custom bounds 1 and 2.5.
+func histogramOf(custom bool) *series.Histogram {
+	h := &series.Histogram{Count: 3, Sum: 7, PositiveSpans: []series.Span{{Length: 2}}, PositiveDeltas: []int64{2, -1}}
+	if custom {
+		h.Schema, h.CustomValues = series.CustomBuckets, []float64{1, 2.5}
+	}
+	return h
+}
+
+// A series takes the place of a line of a native histogram only if it is that line:
+// another edge's hides nothing.
+func TestRealSeriesBesideNativeHistograms(t *testing.T) {
+	for _, custom := range []bool{false, true} {
+		for _, real := range []string{"h_bucket", "h_sum", "h_count"} {
+			for _, le := range []string{"1", "1.0", "+Inf"} {
+				if real == "h_bucket" && !custom && le != "+Inf" {
+					continue // it has none of these buckets
+				}
+				store := series.New(series.Options{})
+				push(t, store, "good", func(b *series.Batch) {
+					for _, site := range []string{"a", "b"} {
+						b.Series(set("__name__", "h", "site", site))
+						b.Histogram(time.Now().UnixMilli(), histogramOf(custom), 0)
+					}
+				})
+				push(t, store, "other", func(b *series.Batch) {
+					for _, site := range []string{"b", "other"} {
+						if real == "h_bucket" {
+							b.Series(set("__name__", real, "le", le, "site", site))
+						} else {
+							b.Series(set("__name__", real, "site", site))
+						}
+						b.Float(time.Now().UnixMilli(), 99, 0)
+					}
+				})
+				for _, accept := range allAccepts {
+					got := parse(t, get(t, store, Options{}, accept, "")).samples
+					for l, samples := range got {
+						if len(samples) != 1 {
+							t.Errorf("%s, custom %v: %s is there %d times", accept, custom, l, len(samples))
+						}
+					}
+					if accept == acceptProto && !custom {
+						continue // where they are native ones
+					}
+					lines := func(site string) (n int) {
+						for l := range got {
+							if strings.Contains(l, "site=\""+site+"\"") {
+								n++
+							}
+						}
+						return n
+					}
+					want := 3
+					if custom {
+						want = 5
+					}
+					if n := lines("a"); n != want {
+						t.Errorf("%s, custom %v, %s: %d lines of another site, want %d\n%v", accept, custom, real, n, want, got)
+					}
+					if real == "h_bucket" {
+						want = 3 // the real bucket, sum and count
+					}
+					if n := lines("b"); n != want {
+						t.Errorf("%s, custom %v, %s: %d lines of that site, want %d\n%v", accept, custom, real, n, want, got)
+					}
+				}
+			}
+		}
+	}
+}
+
+// What escaping makes one line is there once, be it of a native histogram or not.
+func TestEscapedNativeHistograms(t *testing.T) {
+	for _, custom := range []bool{false, true} {
+		for _, native := range []string{"a.b", "a_b"} {
+			for _, label := range []string{"", "l", "l.x"} {
+				for _, real := range []string{"a_b_sum", "a.b_sum", "a-b_sum", "a_b_count", "a.b_count", "a_b_bucket", "a.b_bucket"} {
+					store := series.New(series.Options{})
+					push(t, store, "e", func(b *series.Batch) {
+						l := []string{"__name__", native}
+						if label != "" {
+							l = append(l, label, "v")
+						}
+						b.Series(set(l...))
+						b.Histogram(time.Now().UnixMilli(), histogramOf(custom), 0)
+						l[1] = real
+						if strings.HasSuffix(real, "_bucket") {
+							l = append(l, "le", "+Inf")
+						}
+						b.Series(set(l...))
+						b.Float(time.Now().UnixMilli(), 99, 0)
+					})
+					for _, accept := range append(allAccepts, strings.ReplaceAll(acceptOM, ";escaping=allow-utf-8", ""), strings.ReplaceAll(acceptProto, ";escaping=allow-utf-8", "")) {
+						for l, samples := range parse(t, get(t, store, Options{}, accept, "")).samples {
+							if len(samples) != 1 {
+								t.Errorf("%s, %s and %s, custom %v: %s is there %d times", accept, native, real, custom, l, len(samples))
+							}
+							if real[:3] == native && strings.Contains(l, real) && samples[0][:len(number(99))] != number(99) {
+								t.Errorf("%s, %s and %s, custom %v: %s is %s, not the real one", accept, native, real, custom, l, samples)
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// A native histogram with custom buckets that do not add up is shown, and fails no
+// scrape. Integer ones always do, however large.
+func TestOddCustomBuckets(t *testing.T) {
+	for name, h := range map[string]*series.Histogram{
+		"more in buckets": {Float: true, CountFloat: 1, PositiveCounts: []float64{1, 1}},
+		"less in buckets": {Float: true, CountFloat: 3.5, PositiveCounts: []float64{1, 1}},
+		"infinite":        {Float: true, CountFloat: 1, PositiveCounts: []float64{math.Inf(1), math.Inf(1)}},
+		"large":           {Count: 1<<53 + 3, PositiveDeltas: []int64{1<<53 + 2, -1<<53 - 1}},
+		"very large":      {Count: 1<<63 - 1<<61 + 6, PositiveDeltas: []int64{1<<62 + 3, -1 << 61}},
+	} {
+		h.Schema, h.Sum, h.CustomValues, h.PositiveSpans = series.CustomBuckets, 1, []float64{1, 2, 3}, []series.Span{{Length: 2}}
+		store := series.New(series.Options{})
+		if res := push(t, store, "e", func(b *series.Batch) {
+			b.Series(set("__name__", "h"))
+			b.Histogram(time.Now().UnixMilli(), h, 0)
+		}); res.Refused() > 0 {
+			t.Errorf("%s: %v", name, res.First)
+		}
+		for _, accept := range allAccepts {
+			if got := parse(t, get(t, store, Options{}, accept, "")).samples; len(got) != 6 {
+				t.Errorf("%s, %s: %v", name, accept, got)
+			}
+		}
+	}
+}
+
 // omittedFor is how many series pages did not show for a reason.
 func omittedFor(t testing.TB, reg prometheus.Gatherer, reason string) float64 {
 	t.Helper()
@@ -888,6 +1023,8 @@ func FuzzPage(f *testing.F) {
 	}
 	for i, unit := range oddUnits {
 		f.Add("car_"+unit, "l", "x", "help", unit, uint8(i), 1.5)
+		f.Add(oddNames[i+5], oddLabels[i], "1", "help", unit, uint8(16+i), 1.5)
+		f.Add(oddNames[i+5], oddLabels[i], "+Inf", "help", unit, uint8(48+i), 1.5)
 	}
 	f.Fuzz(func(t *testing.T, name, label, value, help, unit string, typ uint8, v float64) {
 		store := series.New(series.Options{})
@@ -897,15 +1034,26 @@ func FuzzPage(f *testing.F) {
 				b.Float(time.Now().UnixMilli(), v, 0)
 				b.Exemplar(series.Exemplar{Labels: set(label, value), Value: v, Time: 1})
 			}
+			if typ&16 != 0 {
+				b.Series(set("__name__", name, label, value))
+				b.Histogram(time.Now().UnixMilli()+1, histogramOf(typ&32 != 0), 0)
+			}
 			b.Series(set("__name__", "sentinel"))
 			b.Float(time.Now().UnixMilli(), 1, 0)
 			b.Metadata([]byte(name), series.MetricType(typ%8), []byte(help), []byte(unit))
 		})
 		want := show(t, store)
-		for _, accept := range allAccepts[1:] {
-			same(t, accept, parse(t, get(t, store, Options{}, accept, "")).samples, want.samples)
+		for _, accept := range allAccepts {
+			got := parse(t, get(t, store, Options{}, accept, "")).samples
+			if want.natives == 0 && accept != acceptText0 {
+				same(t, accept, got, want.samples)
+			}
+			for l, samples := range got {
+				if len(samples) > 1 {
+					t.Errorf("%s: %s is there %d times", accept, l, len(samples))
+				}
+			}
 		}
-		parse(t, get(t, store, Options{}, acceptText0, ""))
 	})
 }
 

@@ -1,8 +1,10 @@
 package exposition
 
 import (
+	"cmp"
 	"encoding/binary"
 	"math"
+	"slices"
 	"strconv"
 
 	"github.com/prometheus/common/model"
@@ -23,9 +25,6 @@ type proto struct {
 	kind     kind
 	name     string
 	instance []byte
-
-	metric string // of the last series
-	legacy bool   // whether its name needs no escaping
 
 	group uint64 // of acc
 	held  bool   // acc is not written yet
@@ -217,33 +216,23 @@ func (p *proto) stored(dst []byte, s *series.Series) []byte {
 // appendLabels returns the packed labels of a series where they are not just the
 // store's; else nil.
 func (p *proto) appendLabels(dst []byte, f *series.Family, s *series.Series) (labels []byte, ok bool) {
-	if p.scheme == model.NoEscaping {
-		return nil, true
-	}
-	if p.metric != s.Name {
-		p.metric, p.legacy = s.Name, series.IsLegacyName(s.Name)
-	}
-	escape := !p.legacy
-	for i := range s.Len() {
-		if packed, flags := s.Label(i); flags&(series.PlainLabel|series.NameLabel) == 0 {
-			name, _ := series.SplitPair(packed)
-			escape = escape || !legacyLabel(name)
-		}
-	}
-	if !escape {
+	if !p.mustEscape(s) {
 		return nil, true
 	}
 	pairs, ok := p.escape(f, s)
 	if !ok {
 		return nil, false
 	}
-	for _, l := range pairs {
-		dst = series.AppendPair(dst, l.name, l.value)
-	}
+	return p.escaped(dst, s, pairs), true
+}
+
+// escaped appends the packed labels of a series whose names were escaped.
+func (p *proto) escaped(dst []byte, s *series.Series, pairs []pair) []byte {
+	dst = appendPairs(dst, pairs)
 	if !hasInstance(s) {
 		dst = append(dst, p.instance...)
 	}
-	return dst, true
+	return dst
 }
 
 func (p *proto) value(k kind, s *series.Series) {
@@ -314,20 +303,32 @@ func (p *proto) native(f *series.Family, s *series.Series) {
 		p.page.series--
 		return
 	}
-	labels, ok := p.appendLabels(nil, f, s)
-	if !ok {
-		p.page.series--
-		return
+	var labels []byte
+	var pairs []pair
+	if p.mustEscape(s) {
+		var ok bool
+		if pairs, ok = p.escape(f, s); !ok {
+			p.page.series--
+			return
+		}
+		labels = p.escaped(p.arena[:0], s, pairs)
+	} else {
+		labels = p.stored(p.arena[:0], s)
 	}
+	p.arena = labels[:0]
 	k := histogram
-	if h.ResetHint == resetGauge && h.Schema != series.CustomBuckets {
+	var lines []nativeLine
+	if h.Schema == series.CustomBuckets {
+		var all bool
+		if lines, all = p.page.native(f, s, pairs); !all || !rising(lines) {
+			p.apart(f, s, labels, lines)
+			return
+		}
+	} else if h.ResetHint == resetGauge {
 		k = gaugeHistogram
 	}
 	p.family(f, k, s.Name)
 	at := p.message(4)
-	if labels == nil {
-		p.buf = p.stored(p.buf, s)
-	}
 	p.buf = append(p.buf, labels...)
 	in := p.message(7)
 	if h.Float {
@@ -338,8 +339,11 @@ func (p *proto) native(f *series.Family, s *series.Series) {
 	p.double(2, h.Sum)
 	p.time(15, s.StartTime)
 	if h.Schema == series.CustomBuckets {
-		buckets(h, func(bound, n float64) { p.bucket(bound, n, nil) })
-		p.bucket(math.Inf(1), total(h), nil)
+		for _, l := range lines {
+			if l.suffix == "_bucket" {
+				p.bucket(l.bound, l.value, nil)
+			}
+		}
 	} else {
 		p.varint(5, zigzag(int64(h.Schema)))
 		p.double(6, h.ZeroThreshold)
@@ -363,6 +367,28 @@ func (p *proto) native(f *series.Family, s *series.Series) {
 	p.patch(in)
 	p.stamp(p.stamps.of(s))
 	p.patch(at)
+}
+
+// apart writes the lines of a native histogram that cannot be one metric.
+func (p *proto) apart(f *series.Family, s *series.Series, labels []byte, lines []nativeLine) {
+	for _, l := range lines {
+		p.family(f, untyped, s.Name+l.suffix)
+		at := p.message(4)
+		p.buf = append(p.buf, labels...)
+		if l.suffix == "_bucket" {
+			p.buf = series.AppendPair(p.buf, "le", formatBound(l.bound))
+		}
+		p.buf = append(p.buf, 5<<3|2, 9)
+		p.double(1, l.value)
+		p.stamp(p.stamps.of(s))
+		p.patch(at)
+	}
+}
+
+// rising reports whether the buckets of a native histogram do not fall and end in
+// its count, as is to be of those that can be one metric: see whole.
+func rising(lines []nativeLine) bool {
+	return slices.IsSortedFunc(lines[:len(lines)-2], func(a, b nativeLine) int { return cmp.Compare(a.value, b.value) })
 }
 
 const resetGauge = 3 // prompb's ResetHint of a gauge histogram

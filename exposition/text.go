@@ -21,16 +21,10 @@ type text struct {
 	escaping bool   // the name is escaped
 	header   string // the name that the last header is of
 	typ      series.MetricType
-	native   string // family whose native histograms are shown as nativeParts
-	parts    nativeParts
 
 	settled bool   // escaped holds for the series being written
 	escaped []pair // its labels, where names are escaped
 }
-
-// nativeParts says which lines of a native histogram are not taken by real
-// series.
-type nativeParts struct{ bucket, sum, count bool }
 
 func newText(p *page, om bool) *text { return &text{page: p, om: om} }
 
@@ -44,7 +38,7 @@ func (t *text) Close() error {
 
 // BeginFamily forgets the family before; headers are written with the first
 // series that is.
-func (t *text) BeginFamily(*series.Family) { t.header, t.native = "", "" }
+func (t *text) BeginFamily(*series.Family) { t.header = "" }
 
 // EndFamily has nothing left to do.
 func (t *text) EndFamily(*series.Family) {}
@@ -129,7 +123,7 @@ func (t *text) Series(f *series.Family, s *series.Series) {
 		return
 	}
 	start := len(t.buf)
-	t.settled = false
+	t.settled, t.escaped = false, nil
 	t.begin(f, s)
 	ok := true
 	if s.Histogram != nil {
@@ -275,37 +269,26 @@ func (t *text) exemplar(s *series.Series) {
 	t.buf = b
 }
 
-// histogram writes a native histogram as far as text can say it: custom buckets
-// as a classic histogram, others as +Inf, sum and count, unless series of these
-// names are there.
+// histogram writes a native histogram as far as text can say it.
 func (t *text) histogram(f *series.Family, s *series.Series) bool {
-	h := s.Histogram
-	if t.native != s.Name {
-		t.native = s.Name
-		t.parts = nativeParts{!f.Shows(s.Name + "_bucket"), !f.Shows(s.Name + "_sum"), !f.Shows(s.Name + "_count")}
-	}
-	ok := true
-	line := func(suffix, le string, v float64) {
-		if ok {
-			if ok = t.labels(f, s, suffix, le); ok {
-				t.value(s, v)
-				t.buf = append(t.buf, '\n')
-			}
+	if t.mustEscape(s) {
+		if t.escaped, t.settled = t.escape(f, s); !t.settled {
+			return false
 		}
 	}
-	if t.parts.bucket {
-		if h.Schema == series.CustomBuckets {
-			buckets(h, func(bound, n float64) { line("_bucket", formatBound(bound), n) })
+	lines, _ := t.page.native(f, s, t.escaped)
+	for i := range lines {
+		le := ""
+		if lines[i].suffix == "_bucket" {
+			le = formatBound(lines[i].bound)
 		}
-		line("_bucket", "+Inf", total(h))
+		if !t.labels(f, s, lines[i].suffix, le) {
+			return false
+		}
+		t.value(s, lines[i].value)
+		t.buf = append(t.buf, '\n')
 	}
-	if t.parts.sum {
-		line("_sum", "", h.Sum)
-	}
-	if t.parts.count {
-		line("_count", "", total(h))
-	}
-	return ok
+	return true
 }
 
 // formatBound writes a bucket bound as Prometheus normalises it: 1 is 1.0.
