@@ -1057,18 +1057,31 @@ func FuzzPage(f *testing.F) {
 	})
 }
 
-// A label that is a bound's tells metrics apart where there is no bound.
-func TestBoundLabelOfACount(t *testing.T) {
-	store := series.New(series.Options{})
-	push(t, store, "e", func(b *series.Batch) {
-		b.Metadata([]byte("rpc"), series.Summary, []byte("help"), nil)
-		for i, l := range [][]byte{set("__name__", "rpc", "quantile", "0.5"), set("__name__", "rpc_sum"), set("__name__", "rpc_count", "quantile", "x")} {
-			b.Series(l)
-			b.Float(time.Now().UnixMilli(), float64(i), 0)
+// A label that is a bound's tells metrics apart where it is not the bound.
+func TestBoundLabelsThatAreNone(t *testing.T) {
+	for name, list := range map[string][][]byte{
+		"a count":            {set("__name__", "rpc", "quantile", "0.5"), set("__name__", "rpc_sum"), set("__name__", "rpc_count", "quantile", "x")},
+		"a bucket":           {set("__name__", "lat_bucket", "le", "+Inf", "quantile", "x"), set("__name__", "lat_sum"), set("__name__", "lat_count")},
+		"buckets, a count":   {set("__name__", "lat_bucket", "le", "+Inf", "quantile", "x"), set("__name__", "lat_sum", "quantile", "x"), set("__name__", "lat_count")},
+		"a whole histogram":  {set("__name__", "lat_bucket", "le", "+Inf", "quantile", "x"), set("__name__", "lat_sum", "quantile", "x"), set("__name__", "lat_count", "quantile", "x")},
+		"two histograms":     {set("__name__", "lat_bucket", "le", "+Inf", "quantile", "x"), set("__name__", "lat_bucket", "le", "+Inf", "quantile", "y"), set("__name__", "lat_sum", "quantile", "x"), set("__name__", "lat_count", "quantile", "y")},
+		"a bucket without":   {set("__name__", "lat_bucket", "quantile", "1"), set("__name__", "lat_sum"), set("__name__", "lat_count")},
+		"a quantile":         {set("__name__", "rpc", "le", "x", "quantile", "0.5"), set("__name__", "rpc_sum"), set("__name__", "rpc_count")},
+		"a whole summary":    {set("__name__", "rpc", "le", "x", "quantile", "0.5"), set("__name__", "rpc_sum", "le", "x"), set("__name__", "rpc_count", "le", "x")},
+		"a quantile without": {set("__name__", "rpc", "le", "1"), set("__name__", "rpc_sum"), set("__name__", "rpc_count")},
+	} {
+		store := series.New(series.Options{})
+		push(t, store, "e", func(b *series.Batch) {
+			b.Metadata([]byte("rpc"), series.Summary, []byte("help"), nil)
+			b.Metadata([]byte("lat"), series.HistogramType, []byte("help"), nil)
+			for _, l := range list {
+				b.Series(l)
+				b.Float(time.Now().UnixMilli(), 1, 0)
+			}
+		})
+		want := show(t, store)
+		for _, accept := range allAccepts[1:] {
+			same(t, name+", "+accept, parse(t, get(t, store, Options{}, accept, "")).samples, want.samples)
 		}
-	})
-	want := show(t, store)
-	for _, accept := range allAccepts[1:] {
-		same(t, accept, parse(t, get(t, store, Options{}, accept, "")).samples, want.samples)
 	}
 }

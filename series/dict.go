@@ -38,7 +38,8 @@ const (
 	pairPlain    pairFlags = 1 << iota // legacy label name, and a value without \\, " and newline
 	pairName                           // __name__
 	pairInstance                       // instance
-	pairBound                          // le or quantile: not part of what tells metrics of a family apart
+	pairLe                             // le
+	pairQuantile                       // quantile
 )
 
 const (
@@ -144,8 +145,11 @@ func (d *dict) intern(hash uint64, p []byte) pairID {
 		use.stable = xxhash.Sum64String(baseName(string(value)))
 	case "instance":
 		flags |= pairInstance
-	case "le", "quantile":
-		flags |= pairBound
+	case "le":
+		flags |= pairLe
+		use.stable = 0
+	case "quantile":
+		flags |= pairQuantile
 		use.stable = 0
 	}
 	e := pair{off: d.place(p), tag: uint32(len(p))<<8 | uint32(flags)}

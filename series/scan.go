@@ -207,7 +207,8 @@ type scan struct {
 	verdict [][]pairVerdicts
 	freed   uint64
 	group   uint64
-	last    []pairID // of the last series shown grouped; nil where its ids may be others' now
+	last    []pairID // that tell the last metric shown grouped from others; nil where its ids may be others' now
+	telling []pairID // room for the next ones
 	lastKey uint64
 	touched pairID // keeps the loads of gather alive
 	ids     [256]pairID
@@ -636,14 +637,26 @@ func (c *scan) show(f *Family, m *member, i int, id uint32) {
 		c.series.Part = Plain
 	case c.series.Histogram != nil:
 		c.series.Part = Misfit
-	case c.series.Part == Bucket && !c.hasBound(refs), c.series.Part == Quantile && !c.hasBound(refs):
+	case (c.series.Part == Bucket || c.series.Part == Quantile) && !c.has(refs, boundOf(c.series.Part)):
 		c.series.Part = Misfit
 	}
 	c.v.Series(f, &c.series)
 }
 
-func (c *scan) hasBound(refs []pairID) bool {
-	return slices.ContainsFunc(refs, func(p pairID) bool { return c.store.dict.pairs.list[p].flags()&pairBound != 0 })
+// boundOf is the flag of the label that tells the series of one part of a metric
+// apart, le or quantile: all other labels tell metrics of the family apart.
+func boundOf(part Part) pairFlags {
+	switch part {
+	case Bucket:
+		return pairLe
+	case Quantile:
+		return pairQuantile
+	}
+	return 0
+}
+
+func (c *scan) has(refs []pairID, flag pairFlags) bool {
+	return slices.ContainsFunc(refs, func(p pairID) bool { return c.store.dict.pairs.list[p].flags()&flag != 0 })
 }
 
 // selected reports whether a gathered slot is live and wanted, and returns the ids of
@@ -778,7 +791,7 @@ func (c *scan) grouped(f *Family) error {
 					continue
 				}
 				if c.slots[i].flags&inUse != 0 {
-					c.enter(c.store.ids(&c.slots[i], c.ids[:]), turn[i].key)
+					c.enter(c.store.ids(&c.slots[i], c.ids[:]), m.part, turn[i].key)
 				}
 				c.show(f, m, i, turn[i].slot)
 			}
@@ -796,17 +809,18 @@ func (c *scan) grouped(f *Family) error {
 // grouping is where a series stands in its family.
 func (c *scan) grouping(refs []pairID, part Part) (key, order uint64) {
 	d := c.store.dict
+	bound := boundOf(part)
 	for _, id := range refs {
 		switch flags := d.pairs.list[id].flags(); {
 		case flags&pairName != 0:
-		case flags&pairBound != 0 && (part == Bucket || part == Quantile):
+		case flags&bound != 0:
 			_, value := splitPair(d.bytes(id))
 			order = boundOrder(string(value))
 		default:
 			key = mix(key, maphash.Bytes(d.seed, d.bytes(id)))
 		}
 	}
-	if part != Bucket && part != Quantile {
+	if bound == 0 {
 		order = math.MaxUint64 - 8 + uint64(part)
 	}
 	return key, order
@@ -828,25 +842,18 @@ func boundOrder(s string) uint64 {
 
 // enter moves on to the next group where the labels that tell metrics apart
 // change, compared exactly.
-func (c *scan) enter(refs []pairID, key uint64) {
-	if key != c.lastKey || c.last != nil && !c.sameMetric(refs, c.last) {
-		c.group++
-	}
-	c.last, c.lastKey = append(c.last[:0], refs...), key
-}
-
-func (c *scan) sameMetric(a, b []pairID) bool {
-	return slices.EqualFunc(c.telling(a), c.telling(b), func(x, y pairID) bool { return x == y })
-}
-
-func (c *scan) telling(refs []pairID) []pairID {
-	out := make([]pairID, 0, 64)
+func (c *scan) enter(refs []pairID, part Part, key uint64) {
+	telling := c.telling[:0]
+	skip := pairName | boundOf(part)
 	for _, id := range refs {
-		if c.store.dict.pairs.list[id].flags()&(pairName|pairBound) == 0 {
-			out = append(out, id)
+		if c.store.dict.pairs.list[id].flags()&skip == 0 {
+			telling = append(telling, id)
 		}
 	}
-	return out
+	if key != c.lastKey || c.last != nil && !slices.Equal(telling, c.last) {
+		c.group++
+	}
+	c.last, c.telling, c.lastKey = telling, c.last, key
 }
 
 // String writes the series as people write it, as FormatLabels does.
