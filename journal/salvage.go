@@ -148,48 +148,115 @@ func checkTail(f *os.File, from int64, seq uint64) error {
 }
 
 // salvage reads the records of streams that were set aside and are in no
-// checkpoint yet.
+// checkpoint yet. Of the stream that the checkpoint is of, the oldest of them, those are
+// left out that it covers: purged ones are there, too, and what is damaged may be what
+// came after them.
 func (j *Journal) salvage(apply func(*Record) error, p *Progress) error {
+	covered := p.Checkpoint
 	for _, dir := range j.asides() {
+		p.Damaged++
 		if strings.HasPrefix(filepath.Base(dir), damagedBucket) {
-			p.Damaged++
 			continue
 		}
-		parts := assembly{}
-		records := uint64(0)
+		s := salvaging{j: j, upTo: covered, apply: apply, parts: assembly{}}
 		for _, file := range blocks(dir) {
 			data, err := os.ReadFile(file)
 			if err != nil {
 				j.log.Error("A block of the damaged journal cannot be read", "err", err)
 				continue
 			}
-			for i := 0; ; {
-				n := bytes.Index(data[i:], []byte(subject))
-				if n < 0 {
-					break
-				}
-				i += n
-				end := i + 1
-				if start := i - blockHeader; start >= 0 {
-					end = start + int(binary.LittleEndian.Uint32(data[start:])) - blockSum
-				}
-				i += len(subject)
-				if end <= i || end > len(data) {
-					continue
-				}
-				if err := j.replayOne(data[i:end], parts, apply); errors.Is(err, ErrVersion) {
-					return err
-				} else if err == nil {
-					records++
-					i = end
-				}
+			if err := s.block(data); err != nil {
+				return err
 			}
 		}
-		p.Damaged++
-		p.Records += records
-		j.log.Warn("Read what is left of a damaged journal", "records", records, "from", dir)
+		if err := s.settle(found{}); err != nil {
+			return err
+		}
+		covered = 0
+		p.Records += s.records
+		j.log.Warn("Read what is left of a damaged journal", "records", s.records, "covered", s.covered, "from", dir)
 	}
 	return nil
+}
+
+// A salvaging is one run through a stream that was set aside.
+type salvaging struct {
+	j     *Journal
+	upTo  uint64 // what the checkpoint covers
+	apply func(*Record) error
+	parts assembly
+
+	last, next       found // the two found last: next is applied when it is known what follows it
+	records, covered uint64
+}
+
+// A found record has a checksum of its own, its header has none.
+type found struct {
+	seq  uint64 // as its header says; 0: there is no record
+	data []byte
+}
+
+// block finds the records of a block.
+func (s *salvaging) block(data []byte) error {
+	for i := 0; ; {
+		n := bytes.Index(data[i:], []byte(subject))
+		if n < 0 {
+			return nil
+		}
+		i += n
+		end, seq := i+1, uint64(0)
+		if start := i - blockHeader; start >= 0 {
+			end = start + int(binary.LittleEndian.Uint32(data[start:])) - blockSum
+			seq = binary.LittleEndian.Uint64(data[start+4:]) & sequenceBits
+		}
+		i += len(subject)
+		if end <= i || end > len(data) {
+			continue
+		}
+		_, _, err := parse(data[i:end])
+		if err == nil {
+			err = s.settle(found{max(seq, 1), data[i:end]})
+			i = end
+		}
+		if errors.Is(err, ErrVersion) {
+			return err
+		}
+	}
+}
+
+// settle applies the record that was found last, unless it is covered: here comes the
+// next.
+func (s *salvaging) settle(next found) error {
+	f := s.next
+	before := s.last.seq
+	s.last, s.next = f, next
+	if f.seq == 0 {
+		return nil
+	}
+	if seq, ok := sequence(before, f.seq, next.seq); ok && seq <= s.upTo {
+		s.covered++
+		return nil
+	}
+	err := s.j.replayOne(f.data, s.parts, s.apply)
+	if err == nil {
+		s.records++
+	}
+	if errors.Is(err, ErrVersion) {
+		return err
+	}
+	return nil
+}
+
+// sequence is that of a record whose header may be damaged, as it and those of the
+// records around it say; ok is false if it cannot be told.
+func sequence(before, says, after uint64) (seq uint64, ok bool) {
+	switch {
+	case says == before+1, says+1 == after:
+		return says, true
+	case before+2 == after:
+		return before + 1, true
+	}
+	return 0, false
 }
 
 // asides lists what was set aside and is in no checkpoint yet.

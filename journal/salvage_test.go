@@ -1,0 +1,71 @@
+package journal
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+// Of a journal that was set aside what its checkpoint covers is not applied again: what
+// ended it, or came after it, may be what is damaged.
+func TestSalvageLeavesOutWhatIsInTheCheckpoint(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, dir)
+	const n, cut = 60, 40
+	for i := range n {
+		if i == cut/2 || i == cut {
+			if err := j.Checkpoint(t.Context(), dumpOf(fmt.Sprint("up to ", i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		j.mustAppend(t, record(i))
+	}
+	j.Close()
+	file := blocks(streamDir(dir))[0]
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var starts []int
+	for at := 0; at+blockHeader < len(whole); at += int(binary.LittleEndian.Uint32(whole[at:])) {
+		if binary.LittleEndian.Uint64(whole[at+4:])&tombstone == 0 {
+			starts = append(starts, at)
+		}
+	}
+	if len(starts) != n {
+		t.Fatalf("%d records in %s", len(starts), file)
+	}
+	rel, _ := filepath.Rel(dir, file)
+	for _, damaged := range []int{0, 1, 10, 30, cut - 2, cut - 1, cut, cut + 1, 50, n - 1} {
+		for what, bytes := range map[string][]int{"length": {3}, "another sequence": {4}, "a leap": {9}, "the subject": {blockHeader}, "sequence and body": {9, blockHeader + len(subject) + 8}} {
+			bad := slices.Clone(whole)
+			for _, at := range bytes {
+				bad[starts[damaged]+at] ^= 0x3f
+			}
+			copied := copyOf(t, dir)
+			if err := os.WriteFile(filepath.Join(copied, rel), bad, 0o666); err != nil {
+				t.Fatal(err)
+			}
+			j := open(t, copied)
+			pieces, records, p := replayed(t, j)
+			j.Close()
+			if len(pieces) != 1 || pieces[0] != fmt.Sprint("up to ", cut) {
+				t.Fatalf("loaded is %q", pieces)
+			}
+			have := map[int]bool{}
+			for _, r := range records {
+				if have[int(r.Received)] = true; r.Received < cut {
+					t.Errorf("%s of record %d: record %d is applied, which the checkpoint has", what, damaged, r.Received)
+				}
+			}
+			for i := cut; i < n; i++ {
+				if !have[i] && (i != damaged || what == "another sequence" || what == "a leap") {
+					t.Errorf("%s of record %d: record %d is lost: %+v", what, damaged, i, p)
+				}
+			}
+		}
+	}
+}
