@@ -437,3 +437,23 @@ func TestSlowEngineLosesNothing(t *testing.T) {
 		j.Close()
 	}
 }
+
+// What was never finished does not keep out what is.
+func TestUnfinishedRecordsGo(t *testing.T) {
+	a := assembly{}
+	for id := range uint64(3 * maxPartial) {
+		if a.add(&Record{Body: []byte("x")}, part{id: id, total: 2}) {
+			t.Fatal("half of a record is whole")
+		}
+		r := &Record{Body: []byte("a")}
+		whole := part{id: 1 << 32, total: 2}
+		a.add(r, whole)
+		whole.index = 1
+		if r = (&Record{Body: []byte("b")}); !a.add(r, whole) || string(r.Body) != "ab" {
+			t.Fatalf("behind %d that are not finished one that is gets lost", id+1)
+		}
+	}
+	if len(a) > maxPartial {
+		t.Errorf("%d are held", len(a))
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"time"
 
@@ -410,6 +411,7 @@ func (j *Journal) replayOne(data []byte, parts assembly, apply func(*Record) err
 type assembly map[uint64]*partial
 
 type partial struct {
+	number  uint64 // rising
 	next    uint64
 	body    []byte
 	refused []uint32
@@ -419,16 +421,27 @@ type partial struct {
 	came  time.Time // when it was read
 }
 
-// maxPartial bounds the records that are incomplete at a time.
+// maxPartial bounds the records that are incomplete at a time. There are as many as
+// requests in flight, and what never got its end: so the oldest go.
 const maxPartial = 1024
 
 func (a assembly) add(r *Record, p part) (whole bool) {
 	h := a[p.id]
 	if h == nil {
-		if p.index != 0 || len(a) >= maxPartial {
+		if p.index != 0 {
 			return false
 		}
 		h = &partial{}
+		oldest, at := uint64(math.MaxUint64), uint64(0)
+		for id, other := range a {
+			h.number = max(h.number, other.number+1)
+			if other.number < oldest {
+				oldest, at = other.number, id
+			}
+		}
+		if len(a) >= maxPartial {
+			delete(a, at)
+		}
 		a[p.id] = h
 	}
 	if p.index != h.next {
