@@ -144,8 +144,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set(BehindHeader, err.Error())
 		}
 	}
-	if q.Edge != "" && h.opts.Edges != nil && h.opts.Edges.Silent(q.Edge, start) {
-		h.unavailable(w, "edge_silent", "the edge is silent: its last accepted request is older than that request's TTL")
+	if h.silent(w, &q, time.Now()) {
 		return
 	}
 	if up {
@@ -160,6 +159,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer done()
+	now := time.Now() // the page is as of this: what expired while it waited is gone
+	if h.silent(w, &q, now) {
+		return
+	}
 
 	f := negotiate(strings.Join(r.Header.Values("Accept"), ","))
 	enc := negotiateEncoding(strings.Join(r.Header.Values("Accept-Encoding"), ","))
@@ -174,7 +177,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	sent := &counted{w: w, ctx: ctx, c: http.NewResponseController(w), until: start.Add(timeout)}
-	p, err := h.render(sent, f, enc, q, start)
+	p, err := h.render(sent, f, enc, q, now)
 	if err != nil {
 		h.metrics.failed.WithLabelValues("aborted").Inc()
 		h.log.Debug("Scrape aborted", "remote", r.RemoteAddr, "sent", sent.n, "err", err)
@@ -183,6 +186,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h.metrics.observe(f.syntax, enc, sent.n, p, time.Since(start))
 	h.scrapes.answered(r, &q, start, sent.n, p.series)
+}
+
+// silent answers a scrape of an edge that is.
+func (h *Handler) silent(w http.ResponseWriter, q *series.Query, now time.Time) bool {
+	if q.Edge == "" || h.opts.Edges == nil || !h.opts.Edges.Silent(q.Edge, now) {
+		return false
+	}
+	h.unavailable(w, "edge_silent", "the edge is silent: its last accepted request is older than that request's TTL")
+	return true
 }
 
 // unavailable answers a scrape that has waited until the scraper is about to

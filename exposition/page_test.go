@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -990,6 +991,54 @@ func TestScrapesAreBounded(t *testing.T) {
 		t.Errorf("after it: %d", got)
 	}
 }
+
+// A scrape that had to wait is answered as of when it need not wait any more: what
+// expired meanwhile is not shown, an edge that fell silent is.
+func TestPagesAreOfNow(t *testing.T) {
+	for _, wait := range []string{"replay", "turn"} {
+		for query, want := range map[string]string{"": "200 ", "edge=e": "503 the edge is silent", "edge=e&page=up": "503 the edge is silent"} {
+			if wait == "turn" && strings.Contains(query, "up") {
+				continue // it needs none
+			}
+			synctest.Test(t, func(t *testing.T) {
+				store := series.New(series.Options{LagTolerance: time.Millisecond})
+				push(t, store, "e", func(b *series.Batch) {
+					b.Series(set("__name__", "short", "__ttl__", "1s"))
+					b.Float(time.Now().UnixMilli(), 1, 0)
+				})
+				ready := make(chan struct{})
+				h, err := New(Options{Store: store, MaxScrapes: 1, Ready: ready, Edges: silentFrom(time.Now().Add(time.Second))})
+				if err != nil {
+					t.Fatal(err)
+				}
+				goOn := func() { close(ready) }
+				if wait == "turn" {
+					close(ready)
+					h.turns.all <- struct{}{}
+					goOn = func() { <-h.turns.all }
+				}
+				go func() {
+					time.Sleep(2 * time.Second)
+					goOn()
+				}()
+				begun := time.Now()
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics?"+query, nil))
+				if got := fmt.Sprint(w.Code, " ", w.Body); !strings.HasPrefix(got, want) || strings.Contains(got, "short") {
+					t.Errorf("after waiting for its %s, ?%s is answered %s", wait, query, got)
+				}
+				if waited := time.Since(begun); waited != 2*time.Second {
+					t.Errorf("it waited %s", waited)
+				}
+			})
+		}
+	}
+}
+
+// silentFrom knows when all edges fall silent.
+type silentFrom time.Time
+
+func (s silentFrom) Silent(_ string, now time.Time) bool { return now.After(time.Time(s)) }
 
 func TestMethods(t *testing.T) {
 	h, _ := New(Options{Store: series.New(series.Options{})})
