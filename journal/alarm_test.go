@@ -23,7 +23,7 @@ func (s *said) Write(p []byte) (int, error) {
 
 func (s *said) wait(t *testing.T, what string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		s.mu.Lock()
 		ok := strings.Contains(s.b.String(), what)
 		s.mu.Unlock()

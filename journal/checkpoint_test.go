@@ -57,7 +57,7 @@ func TestDiesWhileItWritesACheckpoint(t *testing.T) {
 			if err := piece(noise(3 << 20)); err != nil {
 				return err
 			}
-			for deadline := time.Now().Add(20 * time.Second); chunks(t, j.engine) == whole; time.Sleep(10 * time.Millisecond) {
+			for deadline := time.Now().Add(2 * time.Minute); chunks(t, j.engine) == whole; time.Sleep(10 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					return errors.New("nothing is written")
 				}

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -29,7 +30,7 @@ type cluster struct {
 
 func startCluster(t *testing.T, change ...func(*server.Options)) *cluster {
 	c := &cluster{t: t, opts: server.Options{
-		ServerName: "n1", Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
+		ServerName: "n1", Host: "127.0.0.1", Port: freePort(t), NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
 	}}
 	for _, f := range change {
 		f(&c.opts)
@@ -48,10 +49,9 @@ func (c *cluster) start() {
 	}
 	c.srv = srv
 	go srv.Start()
-	if !srv.ReadyForConnections(20 * time.Second) {
+	if !srv.ReadyForConnections(time.Minute) {
 		c.t.Fatal("the server does not start")
 	}
-	c.opts.Port = opts.Port // the same after a restart
 }
 
 func (c *cluster) stop() {
@@ -155,6 +155,7 @@ func (s *station) mustAdd(r *Record) {
 
 func (s *station) mustCheckpoint(pieces ...string) {
 	s.t.Helper()
+	s.untilReady() // else there is none
 	if err := s.Checkpoint(context.Background(), dumpOf(pieces...)); err != nil {
 		s.t.Fatal(err)
 	}
@@ -180,9 +181,9 @@ func (s *station) state() jetstream.StreamState {
 
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !holds(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within half a minute: %s", what)
+			t.Fatalf("not within two minutes: %s", what)
 		}
 	}
 }
@@ -379,18 +380,38 @@ func TestCatchUp(t *testing.T) {
 	}
 }
 
-// freePort is the first free port of loopback from that one on.
-func freePort(t *testing.T, from int) int {
+// freePort is a port of loopback that nobody else is given: not twice here, and not by
+// the kernel, which hands out ports for connections from a range of its own.
+func freePort(t *testing.T) int {
 	t.Helper()
-	for port := from; port < from+100; port++ {
+	from, to := 10_000, 30_000
+	var first, last int
+	if text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
+		fmt.Sscan(string(text), &first, &last)
+		const enough = 2000
+		switch {
+		case first >= from+enough:
+			to = min(to, first)
+		case last > 0 && last <= 65_535-enough:
+			from, to = last+1, 65_536
+		}
+	}
+	for range 1000 {
+		port := from + int(portsGiven.Add(1)+firstPort)%(to-from)
 		if l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil {
 			l.Close()
 			return port
 		}
 	}
-	t.Fatalf("no port from %d on is free", from)
+	t.Fatal("no port of a thousand is free")
 	return 0
 }
+
+// Another process that looks for ports at the same time begins elsewhere.
+var (
+	firstPort  = rand.Uint32N(20_000)
+	portsGiven atomic.Uint32
+)
 
 // A leader that was just elected may not know yet what it has taken over: what it says
 // of the stream's end is believed once a record has gone through it.
@@ -398,12 +419,11 @@ func TestCatchUpUnderAnotherLeader(t *testing.T) {
 	t.Parallel()
 	var routes []*url.URL
 	var clusters []*cluster
-	port := 30_000 + rand.N(2_000) // the kernel gives connections others
 	for i := range 3 {
-		port = freePort(t, port+1)
+		port := freePort(t)
 		routes = append(routes, &url.URL{Scheme: "nats-route", Host: fmt.Sprint("127.0.0.1:", port)})
 		clusters = append(clusters, &cluster{t: t, opts: server.Options{
-			ServerName: fmt.Sprint("n", i), Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
+			ServerName: fmt.Sprint("n", i), Host: "127.0.0.1", Port: freePort(t), NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
 			Cluster: server.ClusterOpts{Name: "three", Host: "127.0.0.1", Port: port},
 		}})
 	}
@@ -446,9 +466,10 @@ func TestCatchUpUnderAnotherLeader(t *testing.T) {
 		if len(own) < round+1 {
 			t.Errorf("round %d: %d records are applied", round, len(own))
 		}
-		if _, err := b.current().conn.Request("$JS.API.STREAM.LEADER.STEPDOWN.TEST", nil, 5*time.Second); err != nil {
-			t.Fatal(err)
-		}
+		eventually(t, "the leader steps down", func() bool {
+			_, err := b.current().conn.Request("$JS.API.STREAM.LEADER.STEPDOWN.TEST", nil, 5*time.Second)
+			return err == nil
+		})
 	}
 }
 
@@ -495,9 +516,7 @@ func TestClusterGoesAway(t *testing.T) {
 		n = refused.Load()
 		eventually(t, "records are refused", func() bool { return refused.Load() > n+10 })
 		for _, s := range relays {
-			if s.Behind() == nil {
-				t.Error("a relay without its cluster says nothing")
-			}
+			eventually(t, "a relay without its cluster says so", func() bool { return s.Behind() != nil })
 		}
 		c.start()
 	}
@@ -610,14 +629,19 @@ func TestCutOfSharedCheckpoint(t *testing.T) {
 		}
 	})
 	for range 5 {
-		seen := 0
-		err := a.Checkpoint(t.Context(), func(piece func([]byte) error) error {
-			time.Sleep(20 * time.Millisecond)
-			seen = len(a.has())
-			return piece([]byte("x"))
+		seen := -1
+		eventually(t, "a checkpoint", func() bool { // none while a is behind
+			if err := a.Checkpoint(t.Context(), func(piece func([]byte) error) error {
+				time.Sleep(20 * time.Millisecond)
+				seen = len(a.has())
+				return piece([]byte("x"))
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return seen >= 0
 		})
-		if list := a.list(); err != nil || list[0].cut != uint64(seen) {
-			t.Errorf("%v: the cut is %d, %d records were applied", err, list[0].cut, seen)
+		if list := a.list(); list[0].cut != uint64(seen) {
+			t.Errorf("the cut is %d, %d records were applied", list[0].cut, seen)
 		}
 	}
 	close(stop)

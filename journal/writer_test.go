@@ -51,21 +51,32 @@ func (s *gatedStore) StoreMsg(subject string, header, msg []byte, ttl int64) (se
 	return sequence, at, err
 }
 
-// hang makes the disk of a journal hang until open is called.
+// hang makes the disk of a journal hang until open is called. Meanwhile appends do not
+// wait for as long as else: that is too short for what must not fail on a busy machine.
 func (j *Journal) hang(t *testing.T, late bool) (s *gatedStore, open func()) {
 	w := j.current().direct
 	s = &gatedStore{StreamStore: w.store, stuck: make(chan struct{}, 1), gate: make(chan struct{}), late: late}
 	w.store = s // the writer looks when it gets a record
-	open = sync.OnceFunc(func() { close(s.gate) })
+	usual := appendTime
+	appendTime = 300 * time.Millisecond
+	open = sync.OnceFunc(func() {
+		close(s.gate)
+		appendTime = usual
+	})
 	t.Cleanup(open)
 	return s, open
 }
 
-// shortTimes are for disks that hang in a test.
-func shortTimes(t *testing.T) {
-	a, c := appendTime, closeTime
-	appendTime, closeTime = 200*time.Millisecond, 300*time.Millisecond
-	t.Cleanup(func() { appendTime, closeTime = a, c })
+// until pushes a record until the writer has got it, and hangs.
+func (s *gatedStore) until(push func()) {
+	for {
+		push()
+		select {
+		case <-s.stuck:
+			return
+		case <-time.After(2 * appendTime): // refused: the writer was busy elsewhere
+		}
+	}
 }
 
 // received are the times of records, which tests tell them apart by.
@@ -83,7 +94,6 @@ func TestAppendWhileTheDiskHangs(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		for _, checkpoint := range []bool{false, true} {
 			t.Run(fmt.Sprintf("late=%v checkpoint=%v", late, checkpoint), func(t *testing.T) {
-				shortTimes(t)
 				dir := t.TempDir()
 				j := open(t, dir)
 				defer func() { j.Close() }()
@@ -98,8 +108,7 @@ func TestAppendWhileTheDiskHangs(t *testing.T) {
 						}
 					})
 				}
-				push(1)
-				<-store.stuck
+				store.until(func() { push(1) })
 				for i := range 8 {
 					push(10 + i)
 				}
@@ -174,20 +183,23 @@ func TestAppendWhileTheDiskHangs(t *testing.T) {
 // A journal whose disk hangs is closed in bounded time, and keeps others off its
 // directory until the disk goes on.
 func TestCloseWhileTheDiskHangs(t *testing.T) {
-	shortTimes(t)
 	dir := t.TempDir()
 	for _, given := range []string{"an engine in use", "an engine that is given up"} {
 		j := open(t, dir)
 		store, release := j.hang(t, true)
 		var pusher sync.WaitGroup
-		pusher.Go(func() { j.Append(context.Background(), record(0), func() { t.Error("applied") }) })
-		<-store.stuck
+		store.until(func() {
+			pusher.Go(func() { j.Append(context.Background(), record(0), func() { t.Error("applied") }) })
+		})
 		if given != "an engine in use" {
 			eventually(t, given, func() bool { return j.current() == nil })
 		}
+		usual := closeTime
+		closeTime = 300 * time.Millisecond
 		if err := j.Close(); err == nil || !strings.Contains(err.Error(), "hangs") {
 			t.Errorf("%s: closed: %v", given, err)
 		}
+		closeTime = usual
 		pusher.Wait()
 		if _, err := Open(Options{Path: dir}); err == nil || !strings.Contains(err.Error(), "in use") {
 			t.Fatalf("%s: opened by another: %v", given, err)
@@ -198,8 +210,7 @@ func TestCloseWhileTheDiskHangs(t *testing.T) {
 			if err != nil {
 				return false
 			}
-			again.Close()
-			return true
+			return again.Close() == nil
 		})
 	}
 }
@@ -211,7 +222,7 @@ type slowStore struct {
 }
 
 func (s *slowStore) StoreMsg(subject string, header, msg []byte, ttl int64) (uint64, int64, error) {
-	time.Sleep(appendTime / 4)
+	time.Sleep(appendTime / 10)
 	s.stored.Add(1)
 	return s.StreamStore.StoreMsg(subject, header, msg, ttl)
 }
@@ -219,8 +230,9 @@ func (s *slowStore) StoreMsg(subject string, header, msg []byte, ttl int64) (uin
 // A disk that is slow is not one that hangs: what it cannot take in time is refused and
 // not stored, and the engine stays in use.
 func TestSlowDisk(t *testing.T) {
-	shortTimes(t)
-	appendTime = time.Second // a loaded machine is slow by itself
+	usual := appendTime
+	appendTime = 3 * time.Second // a loaded machine is slow by itself
+	defer func() { appendTime = usual }()
 	dir := t.TempDir()
 	j := open(t, dir)
 	defer func() { j.Close() }()
