@@ -36,9 +36,10 @@ type page struct {
 	err   error
 
 	scheme  model.EscapingScheme
-	names   map[string]string // escaped
-	headers map[string]bool   // escaped names of families that have a header
-	written map[[2]uint64]bool
+	names   map[string]string      // escaped
+	headers map[string]bool        // escaped names of families that have a header
+	written map[[2]uint64]struct{} // of series whose names are escaped, since runHead
+	runHead string                 // see beginFamily
 	seeds   [2]maphash.Seed
 	scratch []byte
 
@@ -247,17 +248,43 @@ func (p *page) mustEscape(s *series.Series) bool {
 	return false
 }
 
-// seen remembers an escaped label set, by 128 keyed bits.
+// maxWritten bounds what seen remembers, to some ten MiB.
+const maxWritten = 400_000
+
+// beginFamily is called before the series of a family. A series is in the family of its
+// metric's name or of a beginning of that, so two that are written alike are in
+// families of which, as they are written, one's name begins with the other's. Families
+// come in the order of these names: those between two such begin alike, too, and what
+// was remembered before them is of no use any more.
+func (p *page) beginFamily(f *series.Family) {
+	if p.scheme == model.NoEscaping {
+		return
+	}
+	if name := p.name(f.Name); p.runHead == "" || !strings.HasPrefix(name, p.runHead) {
+		p.runHead = name
+		if len(p.written) > 1000 {
+			p.written = map[[2]uint64]struct{}{} // to clear a large one takes its time, even if little is in it
+		} else {
+			clear(p.written)
+		}
+	}
+}
+
+// seen remembers an escaped label set, by 128 keyed bits. Beyond maxWritten in families
+// whose names begin alike it does not: two series that are written alike may then both
+// be on the page, of which a scraper takes one.
 func (p *page) seen(packed []byte) bool {
 	if p.written == nil {
-		p.written = map[[2]uint64]bool{}
+		p.written = map[[2]uint64]struct{}{}
 		p.seeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
 	}
 	key := [2]uint64{maphash.Bytes(p.seeds[0], packed), maphash.Bytes(p.seeds[1], packed)}
-	if p.written[key] {
+	if _, ok := p.written[key]; ok {
 		return true
 	}
-	p.written[key] = true
+	if len(p.written) < maxWritten {
+		p.written[key] = struct{}{}
+	}
 	return false
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/exemplar"
 	promhistogram "github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
@@ -743,6 +744,47 @@ func TestEscapedTwins(t *testing.T) {
 		same(t, accept, got.samples, want)
 		if got.help["my_metric"] != "help of my_metric" {
 			t.Errorf("%s: help %q", accept, got.help)
+		}
+	}
+}
+
+// What a page remembers of what it has escaped is bounded, and forgotten where it is
+// of no use; twins are found in whichever families they are.
+func TestEscapedTwinsAreRemembered(t *testing.T) {
+	p := newPage(io.Discard, model.UnderscoreEscaping, stamps{})
+	for i := range maxWritten + 1000 {
+		if p.seen(fmt.Append(nil, i)) {
+			t.Fatalf("%d was not seen before", i)
+		}
+	}
+	if n := len(p.written); n != maxWritten {
+		t.Errorf("%d are remembered", n)
+	}
+	if !p.seen([]byte("7")) {
+		t.Error("what was seen is forgotten")
+	}
+
+	store := series.New(series.Options{})
+	push(t, store, "e", func(b *series.Batch) {
+		b.Metadata([]byte("a.b"), series.Summary, nil, nil)
+		for _, name := range []string{"a.b_sum", "a.b_c", "a.b_d_sum", "a-b_sum", "a.b_sumo", "c.d", "c_d", "c-d", "z.z"} {
+			for _, label := range []string{"l.x", "l-x"} {
+				b.Series(set("__name__", name, label, "v"))
+				b.Float(time.Now().UnixMilli(), 1, 0)
+			}
+		}
+	})
+	h, err := New(Options{Store: store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, syntax := range []syntax{text0, openMetrics, protobuf} {
+		p, err := h.render(io.Discard, format{syntax: syntax, version: "1.0.0", scheme: model.UnderscoreEscaping}, identity, series.Query{}, time.Now())
+		if err != nil || p.series != 6 || p.omitted[escapedTwin] != 12 {
+			t.Errorf("%v: %d series, %v are left out, %v", syntax, p.series, p.omitted, err)
+		}
+		if len(p.written) != 1 {
+			t.Errorf("%v: %d are remembered in the end", syntax, len(p.written))
 		}
 	}
 }

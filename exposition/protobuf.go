@@ -68,8 +68,8 @@ func (p *proto) Close() error {
 	return p.write()
 }
 
-// BeginFamily does nothing: messages begin with their first series.
-func (p *proto) BeginFamily(*series.Family) {}
+// BeginFamily writes nothing: messages begin with their first series.
+func (p *proto) BeginFamily(f *series.Family) { p.beginFamily(f) }
 
 // EndFamily ends the family's last message.
 func (p *proto) EndFamily(f *series.Family) {

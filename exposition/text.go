@@ -38,7 +38,10 @@ func (t *text) Close() error {
 
 // BeginFamily forgets the family before; headers are written with the first
 // series that is.
-func (t *text) BeginFamily(*series.Family) { t.header = "" }
+func (t *text) BeginFamily(f *series.Family) {
+	t.header = ""
+	t.beginFamily(f)
+}
 
 // EndFamily has nothing left to do.
 func (t *text) EndFamily(*series.Family) {}
