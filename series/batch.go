@@ -862,8 +862,12 @@ func (b *Batch) Refuse(r Reason, n int, series, detail string) {
 	}
 }
 
-// Metadata records what the sender says of a family. family is copied.
+// Metadata records what the sender says of a family; a type that there is not is none.
+// family is copied.
 func (b *Batch) Metadata(family []byte, t MetricType, help, unit []byte) {
+	if t > Stateset {
+		t = Unknown
+	}
 	if len(family) == 0 || len(family) > b.store.opts.Limits.LabelValueBytes || b.store.metadata.unchanged(b.edge, family, t, help, unit) {
 		return
 	}

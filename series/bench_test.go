@@ -133,3 +133,34 @@ func BenchmarkSweep(b *testing.B) {
 		s.Sweep(at(0))
 	}
 }
+
+// BenchmarkFamilyOfManyTexts scans one family for which each edge has a HELP of its
+// own, and asks whether an edge has said so, as each of its requests does.
+func BenchmarkFamilyOfManyTexts(b *testing.B) {
+	const edges = 8000
+	s := New(Options{})
+	help := func(i int) []byte { return fmt.Appendf(nil, "built by %d", i) }
+	for i := range edges {
+		batch := s.NewBatch(Request{Edge: fmt.Sprint("e", i), Received: t0, Now: t0})
+		batch.Series(packed("__name__", "up", "edge", fmt.Sprint(i)))
+		batch.Float(t0.UnixMilli(), 1, 0)
+		batch.Metadata([]byte("up"), MetricType(1+i%2), help(i), nil)
+		batch.Commit()
+		batch.Release()
+	}
+	b.Run("scan", func(b *testing.B) {
+		for b.Loop() {
+			if err := s.Scan(t0, Query{}, &counting{}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("said", func(b *testing.B) {
+		same := help(edges - 1)
+		for b.Loop() {
+			if !s.metadata.unchanged(s.ownerIDs[fmt.Sprint("e", edges-1)], []byte("up"), MetricType(1+(edges-1)%2), same, nil) {
+				b.Fatal("unknown")
+			}
+		}
+	})
+}

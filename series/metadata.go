@@ -1,6 +1,7 @@
 package series
 
 import (
+	"cmp"
 	"math/bits"
 	"slices"
 	"strings"
@@ -69,9 +70,8 @@ const (
 	Misfit
 )
 
-// familyOf returns the candidates for the family of a metric name under which
-// metadata may be kept: the name itself and the name without one suffix, with
-// the part that such a series has.
+// partOf is the part that a metric of that name has in a family of a type; ok is false
+// if it is none of it.
 func partOf(family, name string, t MetricType) (Part, bool) {
 	if name == family {
 		switch t {
@@ -150,17 +150,77 @@ type metadata struct {
 	mu        sync.RWMutex
 	families  map[string][]*variant
 	perEdge   map[uint32]int // families that an edge declares
-	version   atomic.Uint64  // changes when a scan may have to look again
 	conflicts atomic.Uint64
 }
 
 type variant struct {
 	Metadata
-	edges []uint64
+	edges edgeSet
 }
 
-func (v *variant) has(edge uint32) bool {
-	return int(edge/64) < len(v.edges) && v.edges[edge/64]&(1<<(edge%64)) != 0
+func (v *variant) has(edge uint32) bool { return v.edges.has(edge) }
+
+// An edgeSet is a set of edges, as bits from the first word that has one: a thousand
+// edges that each have a set of their own take a thousand words.
+type edgeSet struct {
+	from  uint32 // number of the first word
+	words []uint64
+	n     int // edges
+}
+
+func (s *edgeSet) has(edge uint32) bool {
+	i := edge/64 - s.from // wraps below from
+	return i < uint32(len(s.words)) && s.words[i]&(1<<(edge%64)) != 0
+}
+
+func (s *edgeSet) add(edge uint32) {
+	if s.has(edge) {
+		return
+	}
+	at := edge / 64
+	switch {
+	case len(s.words) == 0:
+		s.from, s.words = at, append(s.words, 0)
+	case at < s.from:
+		s.words = append(make([]uint64, s.from-at), s.words...)
+		s.from = at
+	}
+	for at-s.from >= uint32(len(s.words)) {
+		s.words = append(s.words, 0)
+	}
+	s.words[at-s.from] |= 1 << (edge % 64)
+	s.n++
+}
+
+func (s *edgeSet) remove(edge uint32) {
+	if s.has(edge) {
+		s.words[edge/64-s.from] &^= 1 << (edge % 64)
+		s.n--
+	}
+}
+
+// addAll adds another set.
+func (s *edgeSet) addAll(other *edgeSet) {
+	for i, w := range other.words {
+		if w == 0 {
+			continue
+		}
+		s.add((other.from+uint32(i))*64 + uint32(bits.TrailingZeros64(w))) // makes the place
+		at := &s.words[other.from+uint32(i)-s.from]
+		s.n += bits.OnesCount64(w &^ *at)
+		*at |= w
+	}
+}
+
+// all yields the edges.
+func (s *edgeSet) all(yield func(edge uint32) bool) {
+	for i, w := range s.words {
+		for ; w != 0; w &= w - 1 {
+			if !yield((s.from+uint32(i))*64 + uint32(bits.TrailingZeros64(w))) {
+				return
+			}
+		}
+	}
 }
 
 func (m *metadata) init() {
@@ -223,14 +283,14 @@ func (m *metadata) put(edge uint32, family []byte, md Metadata) {
 	kept := variants[:0]
 	for _, v := range variants {
 		if v.has(edge) {
-			v.edges[edge/64] &^= 1 << (edge % 64)
+			v.edges.remove(edge)
 			declared = true
 		}
 		if v.Metadata == md {
 			mine = v
 		}
 		conflict = conflict && v.Type != md.Type
-		if v == mine || v.any() {
+		if v == mine || v.edges.n > 0 {
 			kept = append(kept, v)
 		}
 	}
@@ -248,12 +308,8 @@ func (m *metadata) put(edge uint32, family []byte, md Metadata) {
 	if conflict {
 		m.conflicts.Add(1)
 	}
-	for int(edge/64) >= len(mine.edges) {
-		mine.edges = append(mine.edges, 0)
-	}
-	mine.edges[edge/64] |= 1 << (edge % 64)
+	mine.edges.add(edge)
 	m.families[name] = kept
-	m.version.Add(1)
 }
 
 // forget takes back what edges said.
@@ -264,11 +320,9 @@ func (m *metadata) forget(edges []uint32) {
 		kept := variants[:0]
 		for _, v := range variants {
 			for _, edge := range edges {
-				if v.has(edge) {
-					v.edges[edge/64] &^= 1 << (edge % 64)
-				}
+				v.edges.remove(edge)
 			}
-			if v.any() {
+			if v.edges.n > 0 {
 				kept = append(kept, v)
 			}
 		}
@@ -280,22 +334,39 @@ func (m *metadata) forget(edges []uint32) {
 	for _, edge := range edges {
 		delete(m.perEdge, edge)
 	}
-	m.version.Add(1)
 }
 
-func (v *variant) any() bool {
-	for _, w := range v.edges {
-		if w != 0 {
-			return true
+// best is which variant of a family holds, where edges have so many live series of it.
+func (m *metadata) best(family string, live map[uint32]int) (md Metadata) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var votes [len(typeNames)]int
+	for _, v := range m.families[family] {
+		for edge := range v.edges.all {
+			votes[v.Type] += live[edge]
 		}
 	}
-	return false
+	var best *variant
+	for _, v := range m.families[family] {
+		if best == nil || better(v, best, votes[:]) {
+			best = v
+		}
+	}
+	if best != nil {
+		md = best.Metadata
+	}
+	return md
 }
 
-func (v *variant) count() int {
-	n := 0
-	for _, w := range v.edges {
-		n += bits.OnesCount64(w)
+func better(a, b *variant, votes []int) bool {
+	if va, vb := votes[a.Type], votes[b.Type]; va != vb {
+		return va > vb
 	}
-	return n
+	if a.Type != b.Type {
+		return a.Type.String() < b.Type.String()
+	}
+	if a.edges.n != b.edges.n {
+		return a.edges.n > b.edges.n
+	}
+	return cmp.Or(cmp.Compare(a.Help, b.Help), cmp.Compare(a.Unit, b.Unit)) < 0
 }

@@ -362,8 +362,15 @@ type election struct {
 	store   *Store
 	mono    int64
 	members []member
-	settled map[string]Metadata
+	settled map[string]settled
 	byBase  map[string][]*member
+
+	declaring edgeSet // the family that is being settled
+}
+
+type settled struct {
+	md Metadata
+	ok bool
 }
 
 // resolve finds the family of a metric: the one that was declared under its name
@@ -387,53 +394,42 @@ func (e *election) resolve(name string) (family string, part Part, md Metadata) 
 
 // elected is the metadata of a family. Where edges declare several types, that of
 // most live series holds, tie by name; among texts for one type the one that most
-// edges have.
+// edges have. What only edges without a live series of it declare does not count: it
+// would be said of the series of others.
 func (e *election) elected(family string) (Metadata, bool) {
 	m := &e.store.metadata
 	m.mu.RLock()
 	variants := m.families[family]
-	if len(variants) == 1 {
-		md := variants[0].Metadata
+	if len(variants) == 0 {
 		m.mu.RUnlock()
-		return md, true
+		return Metadata{}, false
+	}
+	if s, ok := e.settled[family]; ok {
+		m.mu.RUnlock()
+		return s.md, s.ok
+	}
+	e.declaring = edgeSet{from: e.declaring.from, words: e.declaring.words[:0]}
+	types := 0
+	for _, v := range variants {
+		types |= 1 << v.Type
+		e.declaring.addAll(&v.edges)
 	}
 	m.mu.RUnlock()
-	if len(variants) == 0 {
-		return Metadata{}, false
-	}
-	if md, ok := e.settled[family]; ok {
-		return md, true
-	}
-	live := e.liveByEdge(family)
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	variants = m.families[family]
-	var votes [len(typeNames)]int
-	for edge, n := range live {
-		for _, v := range variants {
-			if v.has(edge) {
-				votes[min(int(v.Type), len(votes)-1)] += n
-			}
-		}
-	}
-	var best *variant
-	for _, v := range variants {
-		if best == nil || better(v, best, votes[:]) {
-			best = v
-		}
-	}
-	if best == nil {
-		return Metadata{}, false
+	live := e.liveByEdge(family, types&(types-1) == 0) // one type needs no count
+	s := settled{ok: len(live) > 0}
+	if s.ok {
+		s.md = m.best(family, live)
 	}
 	if e.settled == nil {
-		e.settled = map[string]Metadata{}
+		e.settled = map[string]settled{}
 	}
-	e.settled[family] = best.Metadata
-	return best.Metadata, true
+	e.settled[family] = s
+	return s.md, s.ok
 }
 
-// liveByEdge counts the live series that a family may have, by who wrote them.
-func (e *election) liveByEdge(family string) map[uint32]int {
+// liveByEdge counts the live series that a family may have, by who wrote them, of those
+// who declare it. one says that any of them will do.
+func (e *election) liveByEdge(family string, one bool) map[uint32]int {
 	if e.byBase == nil {
 		e.byBase = map[string][]*member{}
 		for i := range e.members {
@@ -457,28 +453,24 @@ func (e *election) liveByEdge(family string) map[uint32]int {
 				}
 				b, sl := s.slot(id)
 				b.mu.Lock()
+				edge := uint32(noSlot)
 				if sl.live(e.mono) {
-					live[s.edgeOf(sl.owner)]++
+					edge = s.edgeOf(sl.owner)
 				}
 				b.mu.Unlock()
+				if e.declaring.has(edge) {
+					if live[edge]++; one {
+						break
+					}
+				}
 			}
 			s.structure.RUnlock()
+			if one && len(live) > 0 {
+				return live
+			}
 		}
 	}
 	return live
-}
-
-func better(a, b *variant, votes []int) bool {
-	if va, vb := votes[a.Type], votes[b.Type]; va != vb {
-		return va > vb
-	}
-	if a.Type != b.Type {
-		return a.Type.String() < b.Type.String()
-	}
-	if ca, cb := a.count(), b.count(); ca != cb {
-		return ca > cb
-	}
-	return cmp.Or(cmp.Compare(a.Help, b.Help), cmp.Compare(a.Unit, b.Unit)) < 0
 }
 
 // family shows one family.

@@ -270,8 +270,8 @@ func (s *Store) dumpMetadata(piece func([]byte) error) error {
 	for _, family := range families {
 		m.mu.RLock()
 		for _, v := range m.families[family] {
-			for edge := range uint32(min(len(names), 64*len(v.edges))) {
-				if v.has(edge) && names[edge] != "" { // else it is being forgotten
+			for edge := range v.edges.all {
+				if int(edge) < len(names) && names[edge] != "" { // else it is being forgotten
 					b = appendBytes(b, names[edge])
 					b = appendBytes(b, family)
 					b = append(b, byte(v.Type))
