@@ -1015,21 +1015,21 @@ func TestScrapesAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.turns.all <- struct{}{}
-	scrape := func() int {
+	scrape := func(timeout string) int {
 		r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
-		r.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", "0.2")
+		r.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", timeout)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
 		return w.Code
 	}
-	if got := scrape(); got != 503 {
+	if got := scrape("0.2"); got != 503 {
 		t.Errorf("while another one runs: %d", got)
 	}
 	go func() {
 		time.Sleep(20 * time.Millisecond)
 		<-h.turns.all
 	}()
-	if got := scrape(); got != 200 {
+	if got := scrape("60"); got != 200 {
 		t.Errorf("after it: %d", got)
 	}
 }
