@@ -195,7 +195,7 @@ func accessFails(t *testing.T, secrets []string, cases []badAccess) (bases []str
 	}
 	for i, c := range cases {
 		says := func() bool { return warns(relays[i], c.says...) }
-		for deadline := time.Now().Add(30 * time.Second); !says() && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(2 * time.Minute); !says() && time.Now().Before(deadline); {
 			time.Sleep(50 * time.Millisecond)
 		}
 		if !says() {

@@ -98,10 +98,12 @@ func TestCluster(t *testing.T) {
 	phase("one relay away for too long", func() {
 		// Nothing that is on its way to it gets there: it finds that the stream has gone on.
 		relays[0].Signal(syscall.SIGSTOP)
-		before, err := servers.state(t)
-		if err != nil {
-			t.Fatal(err)
-		}
+		var before *jetstream.StreamInfo
+		within(t, "the state of the stream", func() (ok bool) {
+			var err error
+			before, err = servers.state(t)
+			return err == nil
+		})
 		for i := range 3 {
 			servers.kill(i)
 		}

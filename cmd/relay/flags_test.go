@@ -209,16 +209,16 @@ func TestFlagsDoWhatTheySay(t *testing.T) {
 			return nil
 		}},
 		{"--edges.retention=1s --series.ttl=1s", func(a asker) error {
-			a.push(0, []string{"X-Relay-Edge", "e"}, "__name__", "a")
-			if _, _, text := a.do("GET", "/api/v1/edges", nil); !strings.Contains(text, `"e"`) {
-				return fmt.Errorf("not there at first: %s", text)
+			there := func() bool {
+				_, _, text := a.do("GET", "/api/v1/edges", nil)
+				return strings.Contains(text, `"e"`)
 			}
-			for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-				if _, _, text := a.do("GET", "/api/v1/edges", nil); !strings.Contains(text, `"e"`) {
-					return nil
-				}
-			}
-			return fmt.Errorf("still remembered after 20 s")
+			eventually(a.t, "it is remembered", func() bool {
+				a.push(0, []string{"X-Relay-Edge", "e"}, "__name__", "a")
+				return there()
+			})
+			eventually(a.t, "it is forgotten", func() bool { return !there() })
+			return nil
 		}},
 	} {
 		t.Run(c.flags, func(t *testing.T) {

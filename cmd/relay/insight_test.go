@@ -66,14 +66,14 @@ func sendWrite(t *testing.T, base string, w write) int {
 }
 
 func TestEdgesAPI(t *testing.T) {
-	base, _ := startRelay(t)
+	base, _ := startRelay(t, "--series.lag-tolerance=10m")
 	now := time.Now()
 	for _, w := range []struct {
 		write
 		code int
 	}{
-		{write{edge: "shop", ttl: "10s", names: []string{"a", "b"}, time: now.Add(-16 * time.Second)}, 204},
-		{write{edge: "shop", ttl: "10s", names: []string{"a", "b", "b\xff"}, time: now.Add(-time.Second)}, 400},
+		{write{edge: "shop", ttl: "100s", names: []string{"a", "b"}, time: now.Add(-151 * time.Second)}, 204},
+		{write{edge: "shop", ttl: "100s", names: []string{"a", "b", "b\xff"}, time: now.Add(-time.Second)}, 400},
 		{write{edge: "fast", ttl: "inf", names: []string{"c"}, time: now.Add(time.Hour)}, 400},
 		{write{edge: "zstd", contentType: "text/plain", names: []string{"c"}, time: now}, 415},
 		{write{edge: "batch", ttl: "inf", names: []string{"d"}, time: now}, 204},
@@ -95,14 +95,14 @@ func TestEdgesAPI(t *testing.T) {
 		t.Fatal(got)
 	}
 	shop := by["shop"]
-	if shop.TTL != "10s" || *shop.TTLSeconds != 10 || shop.Silent || shop.Live != 2 || shop.Interval != 15 || shop.LastSeen.Before(now.Add(-time.Minute)) ||
+	if shop.TTL != "1m40s" || *shop.TTLSeconds != 100 || shop.Silent || shop.Live != 2 || shop.Interval != 150 || shop.LastSeen.Before(now.Add(-time.Minute)) ||
 		*shop.NewestAge < 1 || *shop.NewestAge > 100 || *shop.Skew > -.9 || *shop.Skew < -30 || shop.Samples <= 0 || shop.Requests <= 0 || shop.Configured {
 		t.Errorf("%+v", shop)
 	}
 	if len(shop.Rejected) != 1 || shop.Rejected["label_invalid"] != 1 || shop.LastRejection == nil || shop.LastRejection.Code != 400 || shop.LastRejection.Series != `"b\xff"` || shop.LastRejection.Detail == "" {
 		t.Errorf("%+v, %+v", shop.Rejected, shop.LastRejection)
 	}
-	if len(shop.Warnings) != 1 || shop.Warnings[0] != "its TTL of 10s is not longer than its push interval of 15s: series flicker" {
+	if len(shop.Warnings) != 1 || shop.Warnings[0] != "its TTL of 1m40s is not longer than its push interval of 2m30s: series flicker" {
 		t.Errorf("%q", shop.Warnings)
 	}
 	if e := by["batch"]; e.TTL != "inf" || e.TTLSeconds != nil || len(e.Warnings) != 0 {

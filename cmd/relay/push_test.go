@@ -88,7 +88,7 @@ const gateway = new client.Pushgateway(process.argv[1], {timeout: 5000});
 		if try == nil {
 			t.Fatal("nothing to try in the README")
 		}
-		if out := sh(strings.NewReplacer("http://localhost:10091", base, "ttl=30s", "ttl=1s").Replace(try[1])); !strings.Contains(out, `temperature_celsius{job="shop",room="kitchen",instance=""} 21.5`) {
+		if out := sh(strings.NewReplacer("http://localhost:10091", base, "ttl=30s", "ttl=10s").Replace(try[1])); !strings.Contains(out, `temperature_celsius{job="shop",room="kitchen",instance=""} 21.5`) {
 			t.Errorf("what the README tries shows\n%s", out)
 		}
 		waitFor(t, "what was tried gone", func() bool { return !strings.Contains(getPage(t, base+"/metrics"), "kitchen") })
@@ -103,16 +103,18 @@ another_metric 2398.283
 EOF`)
 		// As in that of the fork with timeouts.
 		sh(`cat <<EOF | curl -sf --data-binary @- http://pushgateway.example.org:9091/metrics/job/timeouts
-#!set stale_timeout = 2
+#!set stale_timeout = 10
 short_lived 1
 #!set stale_timeout = null
 long_lived 1
 EOF`)
+		waitForPage(t, base, `short_lived{`)
+		pushed := time.Now()
 		waitForPage(t, base, `some_metric{job="some_job",instance=""} 3.14`, `some_metric{instance="some_instance",job="some_job",label="val1"} 42`,
-			`another_metric{instance="some_instance",job="some_job"} 2398.283`, "# HELP another_metric Just an example.", `short_lived{`, `long_lived{`)
+			`another_metric{instance="some_instance",job="some_job"} 2398.283`, "# HELP another_metric Just an example.", `long_lived{`)
 		sh(`curl -sf -X DELETE http://pushgateway.example.org:9091/metrics/job/some_job/instance/some_instance`)
 		// Nobody pushes or looks; what has timed out is not there.
-		time.Sleep(2100 * time.Millisecond)
+		time.Sleep(time.Until(pushed.Add(10100 * time.Millisecond)))
 		page := getPage(t, base+"/metrics")
 		if strings.Contains(page, "short_lived") || strings.Contains(page, "another_metric") || !strings.Contains(page, `long_lived{job="timeouts",instance=""} 1`) {
 			t.Errorf("the page is\n%s", page)
