@@ -61,6 +61,7 @@ import (
 //	56      journal, TestDamagedStore, TestDamagedRecords, TestSurgery
 //	57      journal, TestHostileRecords, TestNewerVersionIsRefused, FuzzRecord
 //	58      series, TestClockSteps, TestStateOfAnotherClock
+//	97      what could break a page, scraped by a Prometheus: TestHostilePagesAreScraped
 //	I1, I2  across kill -9: TestCrash
 //	I7      TestCluster; journal, TestTwoRelaysOneOrder
 //	I8      series, TestAccounting
