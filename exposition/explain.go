@@ -85,7 +85,8 @@ func (h *Handler) explain(now time.Time, name model.Metric, packed []byte) *expl
 	x := &explained{Series: name.String(), State: "unknown", Story: []string{}, Near: []string{}}
 	past, known := h.opts.Store.Lookup(now, packed)
 	if known {
-		h.tell(x, &past, now)
+		_, bound := name["le"]
+		h.tell(x, &past, now, past.Native && bound)
 	}
 	printed := series.FormatLabels(packed)
 	for _, c := range h.opts.Store.Contests(now) {
@@ -112,8 +113,8 @@ func (x *explained) say(format string, args ...any) {
 	x.Story = append(x.Story, fmt.Sprintf(format, args...))
 }
 
-// tell says what the store knows.
-func (h *Handler) tell(x *explained, p *series.Past, now time.Time) {
+// tell says what the store knows. unshown: no page can have it.
+func (h *Handler) tell(x *explained, p *series.Past, now time.Time, unshown bool) {
 	x.State, x.Edge, x.SampleTime, x.Received = string(p.Fate), p.Edge, p.Time, p.Received
 	x.TTL = inSeconds(p.TTL)
 	forgotten := ""
@@ -159,7 +160,9 @@ func (h *Handler) tell(x *explained, p *series.Past, now time.Time) {
 			x.Deadline = now.Add(p.Left.Duration()).UTC().Truncate(time.Millisecond)
 			x.say("Its TTL is %s: it lives until %s, %s from now, unless a newer sample comes.", p.TTL, clock(x.Deadline), p.Left.Duration().Round(100*time.Millisecond))
 		}
-		if last := h.scrapes.lastWhole(); last.After(p.Received) {
+		if unshown {
+			x.say("It is on no page: a native histogram cannot have a label le, which its buckets have.")
+		} else if last := h.scrapes.lastWhole(); last.After(p.Received) {
 			x.say("It was on the page that was scraped at %s.", clock(last))
 		}
 	case series.FateExpired:

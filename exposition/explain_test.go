@@ -38,6 +38,11 @@ func TestExplain(t *testing.T) {
 	stale := math.Float64frombits(0x7ff0000000000002)
 	group := func() *series.Group { return &series.Group{Labels: set("job", "backup"), Ends: series.EndsAll} }
 	send(0, "shop", 90_000, nil, "live", -200*time.Millisecond, 42.5)
+	b := store.NewBatch(series.Request{Edge: "shop", TTL: 90_000, Received: begun, Now: begun})
+	b.Series(set("__name__", "native", "le", "1"))
+	b.Histogram(begun.UnixMilli(), &series.Histogram{}, 0)
+	b.Commit()
+	b.Release()
 	send(0, "shop", 90_000, nil, "fast", 3*time.Second, 1)
 	send(0, "shop", 10_000, nil, "gone", 0, 7)
 	send(0, "ship", 10_000, nil, "quiet", 0, 7)
@@ -71,6 +76,7 @@ func TestExplain(t *testing.T) {
 		remembered    time.Duration
 	}{
 		{`live{job="node"}`, "live", []string{"Edge shop sent 42.5.", "Its TTL is 1m30s: it lives until", "It was on the page that was scraped at " + clock(at(15*time.Second)), "was refused: its time is far ahead (too_far_in_future, answered 400)"}, "42.5", 70 * time.Second, 130 * time.Second},
+		{`native{le="1"}`, "live", []string{"Edge shop sent a native histogram.", "Its TTL is", "It is on no page"}, "", 70 * time.Second, 130 * time.Second},
 		{`fast{job="node"}`, "live", []string{"3s before its own time", "", ""}, "1", 70 * time.Second, 133 * time.Second},
 		{`gone{job="node"}`, "refused", []string{"Edge shop sent 7.", "Its TTL was 10s, and no newer sample came: it expired at", "The edge shop pushes, but not this series.", "only a sample newer than " + clock(at(0)), "15s ago, and it was refused"}, "7", -10 * time.Second, 50 * time.Second},
 		{`quiet{job="node"}`, "expired", []string{"Edge ship sent 7.", "10s ago.", "The edge ship is silent.", "only a sample newer than"}, "7", -10 * time.Second, 50 * time.Second},
