@@ -639,6 +639,51 @@ func TestOddCustomBuckets(t *testing.T) {
 	}
 }
 
+// Native histograms and classic ones of one family are never in one message: a
+// Prometheus before 3.0 takes all of a message for what the first one is.
+func TestNativeHistogramsHaveTheirMessages(t *testing.T) {
+	store := series.New(series.Options{})
+	now := time.Now().UnixMilli()
+	push(t, store, "e", func(b *series.Batch) {
+		b.Metadata([]byte("lat"), series.HistogramType, nil, nil)
+		for i := range 20 {
+			l := fmt.Sprint(i)
+			if i%2 == 0 {
+				b.Series(set("__name__", "lat", "x", l))
+				b.Histogram(now, histogramOf(i%4 == 0), 0)
+				continue
+			}
+			for _, s := range [][]byte{set("__name__", "lat_bucket", "le", "+Inf", "x", l), set("__name__", "lat_sum", "x", l), set("__name__", "lat_count", "x", l)} {
+				b.Series(s)
+				b.Float(now, 1, 0)
+			}
+		}
+	})
+	w := get(t, store, Options{}, acceptProto, "")
+	parse(t, w)
+	d := expfmt.NewDecoder(w.Body, expfmt.ResponseFormat(w.Header()))
+	of := map[bool]int{}
+	for {
+		var mf dto.MetricFamily
+		if err := d.Decode(&mf); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		first := len(mf.Metric[0].Histogram.PositiveSpan) > 0
+		for _, m := range mf.Metric {
+			native := len(m.Histogram.PositiveSpan) > 0
+			of[native]++
+			if native != first {
+				t.Errorf("native ones and classic ones in %v", &mf)
+			}
+		}
+	}
+	if of[true] != 5 || of[false] != 15 {
+		t.Errorf("%v histograms, by whether they are native", of)
+	}
+}
+
 // omittedFor is how many series pages did not show for a reason.
 func omittedFor(t testing.TB, reg prometheus.Gatherer, reason string) float64 {
 	t.Helper()

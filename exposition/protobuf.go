@@ -42,6 +42,11 @@ const (
 	untyped
 	histogram
 	gaugeHistogram
+
+	// isNative is added to that of native histograms, which have messages of their
+	// own: before 3.0 Prometheus took all histograms of a message that begins with a
+	// native one for native ones.
+	isNative kind = 1 << 7
 )
 
 // accumulated is one series of a classic histogram or a summary.
@@ -116,7 +121,7 @@ func (p *proto) family(f *series.Family, k kind, name string) {
 	if f.Metadata.Help != "" && (name == f.Name || k != untyped) {
 		p.text(2, f.Metadata.Help)
 	}
-	p.buf = append(p.buf, 3<<3, byte(k))
+	p.buf = append(p.buf, 3<<3, byte(k&^isNative))
 	if hasUnit(written, f.Metadata.Unit) {
 		p.text(5, f.Metadata.Unit)
 	}
@@ -325,7 +330,9 @@ func (p *proto) native(f *series.Family, s *series.Series) {
 			return
 		}
 	} else if h.ResetHint == resetGauge {
-		k = gaugeHistogram
+		k = gaugeHistogram | isNative
+	} else {
+		k |= isNative
 	}
 	p.family(f, k, s.Name)
 	at := p.message(4)
