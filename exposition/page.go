@@ -161,6 +161,22 @@ func (p *page) labelName(name []byte) string {
 	return strings.ReplaceAll(n, ":", "_") // legal in metric names alone
 }
 
+// exemplarLabels calls visit for the labels of an exemplar as they are written. Of
+// labels that escaping makes one, that with the legacy name is, else the first.
+func (p *page) exemplarLabels(packed []byte, visit func(name string, value []byte)) {
+	var escaped []string
+	series.UnpackPairs(packed, func(name, value []byte) {
+		n := p.labelName(name)
+		if n != string(name) {
+			if _, legacy := series.LabelValue(packed, n); legacy || slices.Contains(escaped, n) {
+				return
+			}
+			escaped = append(escaped, n)
+		}
+		visit(n, value)
+	})
+}
+
 // head reports whether a family of that escaped name gets its header now: only
 // one of the families that are written under one name does.
 func (p *page) head(name string) bool {

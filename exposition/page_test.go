@@ -84,7 +84,7 @@ type parsed struct {
 	samples   map[string][]string
 	types     map[string]string
 	help      map[string]string
-	exemplars int
+	exemplars []string // their labels
 }
 
 // parse reads a page as a Prometheus scrape does, and fails where that fails.
@@ -143,7 +143,7 @@ func parseBytes(t testing.TB, page []byte, contentType string) parsed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := parsed{map[string][]string{}, map[string]string{}, map[string]string{}, 0}
+	out := parsed{map[string][]string{}, map[string]string{}, map[string]string{}, nil}
 	add := func(ts *int64, value string) {
 		var l labels.Labels
 		p.Labels(&l)
@@ -158,7 +158,10 @@ func parseBytes(t testing.TB, page []byte, contentType string) parsed {
 		out.samples[key] = append(out.samples[key], value+" @"+at)
 		var e exemplar.Exemplar
 		for p.Exemplar(&e) {
-			out.exemplars++
+			if name, twice := e.Labels.HasDuplicateLabelNames(); twice {
+				t.Errorf("%s: an exemplar of %s has the label %s twice", contentType, l, name)
+			}
+			out.exemplars = append(out.exemplars, e.Labels.String())
 		}
 	}
 	for {
@@ -399,8 +402,8 @@ func TestTypesAndHelp(t *testing.T) {
 		if got.help["temperature_celsius"] != "How warm\nit is." || got.help["lat_seconds"] != "Latency." {
 			t.Errorf("%.40s: help %q", accept, got.help)
 		}
-		if want := 1; (accept == acceptOM || accept == acceptProto) && got.exemplars != want {
-			t.Errorf("%.40s: %d exemplars, want %d", accept, got.exemplars, want)
+		if want := 1; (accept == acceptOM || accept == acceptProto) && len(got.exemplars) != want {
+			t.Errorf("%.40s: %d exemplars, want %d", accept, len(got.exemplars), want)
 		}
 	}
 }
@@ -772,6 +775,10 @@ func TestEscapedTwins(t *testing.T) {
 			b.Float(time.Now().UnixMilli(), float64(i), 0)
 			b.Metadata([]byte(name), series.Gauge, []byte("help of "+name), nil)
 		}
+		b.Metadata([]byte("with_exemplar_total"), series.Counter, nil, nil)
+		b.Series(set("__name__", "with_exemplar_total", "instance", "i"))
+		b.Float(time.Now().UnixMilli(), 20, 0)
+		b.Exemplar(series.Exemplar{Labels: set("a-b", "1", "a.b", "2", "c-d", "3", "c_d", "4"), Value: 1, Time: time.Now().UnixMilli()})
 		b.Series(set("__name__", "m", "a.b", "1", "instance", "i"))
 		b.Float(time.Now().UnixMilli(), 10, 0)
 		b.Series(set("__name__", "m", "a_b", "1", "instance", "i"))
@@ -783,10 +790,13 @@ func TestEscapedTwins(t *testing.T) {
 		w := get(t, store, Options{Timestamps: "never"}, accept, "")
 		want := map[string][]string{
 			`{__name__="my_metric", instance="i"}`: {number(2) + " @none"}, `{__name__="only_dotted", instance="i"}`: {number(3) + " @none"},
-			`{__name__="m", a_b="1", instance="i"}`: {number(11) + " @none"},
+			`{__name__="m", a_b="1", instance="i"}`: {number(11) + " @none"}, `{__name__="with_exemplar_total", instance="i"}`: {number(20) + " @none"},
 		}
 		got := parse(t, w)
 		same(t, accept, got.samples, want)
+		if exemplars := strings.Join(got.exemplars, " "); accept != acceptText0 && exemplars != `{a_b="1", c_d="4"}` {
+			t.Errorf("%s: exemplars %s", accept, exemplars)
+		}
 		if got.help["my_metric"] != "help of my_metric" {
 			t.Errorf("%s: help %q", accept, got.help)
 		}

@@ -290,8 +290,8 @@ func (p *proto) exemplar(field int, e *series.Exemplar) {
 	if p.scheme == model.NoEscaping {
 		p.buf = append(p.buf, e.Labels...)
 	} else {
-		series.UnpackPairs(e.Labels, func(name, value []byte) {
-			p.buf = series.AppendPair(p.buf, p.labelName(name), string(value))
+		p.exemplarLabels(e.Labels, func(name string, value []byte) {
+			p.buf = series.AppendPair(p.buf, name, string(value))
 		})
 	}
 	p.double(2, e.Value)

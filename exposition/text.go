@@ -257,11 +257,11 @@ func (t *text) exemplar(s *series.Series) {
 	e := s.Exemplars[len(s.Exemplars)-1]
 	b := append(t.buf, " # {"...)
 	n := len(b)
-	series.UnpackPairs(e.Labels, func(name, value []byte) {
+	t.exemplarLabels(e.Labels, func(name string, value []byte) {
 		if len(b) > n {
 			b = append(b, ',')
 		}
-		b = appendLabel(b, t.labelName(name), string(value))
+		b = appendLabel(b, name, string(value))
 	})
 	b = append(b, "} "...)
 	b = appendFloat(b, e.Value)
