@@ -123,7 +123,7 @@ func checkConfig(cfg *config, bad error, stdout, stderr io.Writer) int {
 		return code
 	}
 	if cfg.ingestConfig != "" {
-		_, err := loadTLS(cfg.ingestConfig)
+		_, _, err := loadTLS(cfg.ingestConfig)
 		report("--ingest.config.file="+cfg.ingestConfig, err)
 	}
 	if cfg.edgesFile != "" {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,15 +29,42 @@ type pushServer struct {
 	path     string // of its TLS configuration; "" is none
 	listener net.Listener
 	server   *http.Server
-	tls      atomic.Pointer[tlsConfig]
+	tls      atomic.Pointer[tls.Config]
 	good     prometheus.Gauge
+
+	reloading sync.Mutex
+	last      *tlsRead // under it: the last try, whether it was good or not
 }
 
-// tlsConfig is a TLS configuration with all that it was read from.
-type tlsConfig struct {
-	*tls.Config
-	files  []string
-	signed string
+// tlsRead is what a TLS configuration was read from.
+type tlsRead struct {
+	files []string
+	sums  [][sha256.Size]byte // of what was in them, or was before they were read
+}
+
+// add notes a file, before it is read.
+func (r *tlsRead) add(path string) {
+	r.files, r.sums = append(r.files, path), append(r.sums, sumOf(path))
+}
+
+// changed reports whether a file is not as it was.
+func (r *tlsRead) changed() bool {
+	for i, path := range r.files {
+		if sumOf(path) != r.sums[i] {
+			return true
+		}
+	}
+	return false
+}
+
+// sumOf changes with what is in a file: its time is too coarse to tell apart what is
+// written while it is read.
+func sumOf(path string) [sha256.Size]byte {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		content = []byte("unreadable: " + err.Error())
+	}
+	return sha256.Sum256(content)
 }
 
 // Times and sizes of the listener for pushes.
@@ -56,10 +83,11 @@ func newPushServer(cfg *config, handler http.Handler, log *slog.Logger, reg prom
 	})}
 	p.good.Set(1)
 	if p.path != "" {
-		c, err := loadTLS(p.path)
+		c, read, err := loadTLS(p.path)
 		if err != nil {
 			return nil, fmt.Errorf("--ingest.config.file: %w", err)
 		}
+		p.last = read
 		p.tls.Store(c)
 	}
 	listener, err := net.Listen("tcp", cfg.ingestAddress)
@@ -76,7 +104,7 @@ func newPushServer(cfg *config, handler http.Handler, log *slog.Logger, reg prom
 	p.listener = capped
 	if p.path != "" {
 		p.listener = tls.NewListener(capped, &tls.Config{
-			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return p.tls.Load().Config, nil },
+			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return p.tls.Load(), nil },
 		})
 	}
 	p.server = &http.Server{
@@ -100,7 +128,10 @@ func (p *pushServer) reload() error {
 	if p.path == "" {
 		return nil
 	}
-	c, err := loadTLS(p.path)
+	p.reloading.Lock()
+	defer p.reloading.Unlock()
+	c, read, err := loadTLS(p.path)
+	p.last = read
 	if err != nil {
 		p.good.Set(0)
 		err = fmt.Errorf("--ingest.config.file: %w", err)
@@ -112,6 +143,13 @@ func (p *pushServer) reload() error {
 	return nil
 }
 
+// changed reports whether one of the files has changed since the last try.
+func (p *pushServer) changed() bool {
+	p.reloading.Lock()
+	defer p.reloading.Unlock()
+	return p.last.changed()
+}
+
 // watch reloads the configuration when one of its files changes, until ctx ends.
 func (p *pushServer) watch(ctx context.Context) {
 	if p.path == "" {
@@ -119,26 +157,29 @@ func (p *pushServer) watch(ctx context.Context) {
 	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	seen := p.tls.Load().signed
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		c := p.tls.Load()
-		if now := signed(c.files); now != c.signed && now != seen {
-			seen = now
-			if p.reload() == nil {
-				p.log.Info("TLS configuration loaded", "path", p.path)
-			}
+		if p.changed() && p.reload() == nil {
+			p.log.Info("TLS configuration loaded", "path", p.path)
 		}
 	}
 }
 
 // loadTLS reads a configuration in the form of exporter-toolkit's, and all files
-// that it names, so that no handshake reads any.
-func loadTLS(path string) (*tlsConfig, error) {
+// that it names, so that no handshake reads any. It says what it read, also if that is
+// no good.
+func loadTLS(path string) (config *tls.Config, read *tlsRead, err error) {
+	read = &tlsRead{}
+	read.add(path)
+	config, err = read.load(path)
+	return config, read, err
+}
+
+func (r *tlsRead) load(path string) (*tls.Config, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
@@ -151,8 +192,11 @@ func loadTLS(path string) (*tlsConfig, error) {
 		return nil, fmt.Errorf("%s: the ingest listener has tls_server_config alone: who may push, and how fast, is in --edges.file", path)
 	}
 	c.TLSConfig.SetDirectory(filepath.Dir(path))
-	files := slices.DeleteFunc([]string{path, c.TLSConfig.TLSCertPath, c.TLSConfig.TLSKeyPath, c.TLSConfig.ClientCAs}, func(f string) bool { return f == "" })
-	before := signed(files)
+	for _, f := range []string{c.TLSConfig.TLSCertPath, c.TLSConfig.TLSKeyPath, c.TLSConfig.ClientCAs} {
+		if f != "" {
+			r.add(f)
+		}
+	}
 	out, err := web.ConfigToTLSConfig(&c.TLSConfig)
 	if err != nil {
 		return nil, err
@@ -163,18 +207,7 @@ func loadTLS(path string) (*tlsConfig, error) {
 	}
 	out.GetCertificate, out.Certificates = nil, []tls.Certificate{*cert}
 	out.NextProtos = []string{"http/1.1"}
-	return &tlsConfig{Config: out, files: files, signed: before}, nil
-}
-
-// signed changes when one of the files does.
-func signed(files []string) string {
-	var b strings.Builder
-	for _, f := range files {
-		if info, err := os.Stat(f); err == nil {
-			fmt.Fprintln(&b, f, info.Size(), info.ModTime().UnixNano())
-		}
-	}
-	return b.String()
+	return out, nil
 }
 
 // cappedListener bounds the connections, in all and from one address, so that

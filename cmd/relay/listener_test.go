@@ -10,8 +10,10 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -273,6 +275,48 @@ func TestBinaryIngestListener(t *testing.T) {
 	}
 	if code, err := push(kept, "ship:secret of ship", "m"); code != 204 {
 		t.Errorf("after a broken file: %d %v", code, err)
+	}
+}
+
+// No change of the TLS configuration is missed: not one that leaves size and time as they
+// were, nor of a file that was not there when it was named.
+func TestTLSChangesAreSeen(t *testing.T) {
+	dir := t.TempDir()
+	put := func(name string, content []byte, at time.Time) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(path, content, 0o600), os.Chtimes(path, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := time.Now()
+	cert, key := newAuthority(t).sign(t, 1, "", x509.ExtKeyUsageServerAuth, now.Add(time.Hour))
+	put("relay.crt", cert, now)
+	put("relay.key", key, now)
+	const settings = "tls_server_config: {cert_file: relay.crt, key_file: relay.key, min_version: TLS12}\n"
+	put("tls.yml", []byte(settings), now)
+	p, err := newPushServer(&config{ingestAddress: "127.0.0.1:0", ingestConfig: filepath.Join(dir, "tls.yml")}, http.NotFoundHandler(), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.listener.Close()
+	if p.changed() {
+		t.Error("at the start")
+	}
+	put("tls.yml", []byte(strings.Replace(settings, "TLS12", "TLS13", 1)), now)
+	if !p.changed() {
+		t.Error("a change of the same size and time")
+	}
+	if err := p.reload(); err != nil || p.changed() || p.tls.Load().MinVersion != tls.VersionTLS13 {
+		t.Errorf("reloaded: %v, changed: %v", err, p.changed())
+	}
+	put("tls.yml", []byte(strings.Replace(settings, "relay.crt", "other.crt", 1)), now)
+	if err := p.reload(); err == nil || p.changed() {
+		t.Errorf("of a certificate that is not there: %v, changed: %v", err, p.changed())
+	}
+	put("other.crt", cert, now)
+	if !p.changed() || p.reload() != nil {
+		t.Error("the certificate is there now")
 	}
 }
 
