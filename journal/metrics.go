@@ -49,15 +49,18 @@ func newMetrics(reg prometheus.Registerer, j *Journal) *metrics {
 	}, j.sizeLimit), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "relay_journal_up", Help: "Whether the journal takes records.",
 	}, func() float64 {
-		if j.current() == nil || j.Behind() != nil {
-			return 0
+		if j.up() {
+			return 1
 		}
-		return 1
+		return 0
 	}), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "relay_journal_lag_records", Help: "Records of an external journal that are not applied here yet, as far as is known; 0 for an embedded one.",
 	}, j.lag))
 	return m
 }
+
+// up reports whether records are taken.
+func (j *Journal) up() bool { return j.current() != nil && j.Behind() == nil }
 
 // lag is how many records of the stream are not applied here.
 func (j *Journal) lag() float64 {

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"math"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -9,9 +10,9 @@ import (
 
 // A Status is how a journal is doing.
 type Status struct {
-	Up         bool // it takes records
+	Up         bool // it takes records; as relay_journal_up
 	Bytes      int64
-	Limit      int64     // of Bytes
+	Limit      int64     // of Bytes; 0: none, an external stream may be without
 	Replayed   float64   // at the start, 0 to 1
 	Checkpoint time.Time // when the last one was written; zero: none since the start
 }
@@ -19,7 +20,10 @@ type Status struct {
 // Status says how the journal is doing. It asks the engine, for a second at most;
 // one that does not answer leaves Bytes as it was.
 func (j *Journal) Status() Status {
-	s := Status{Up: j.current() != nil, Bytes: int64(j.size()), Limit: j.opts.MaxBytes, Replayed: gauge(j.metrics.replayed)}
+	s := Status{Up: j.up(), Bytes: int64(j.size()), Replayed: gauge(j.metrics.replayed)}
+	if limit := j.sizeLimit(); !math.IsInf(limit, 1) {
+		s.Limit = int64(limit)
+	}
 	if at := gauge(j.metrics.checkpointTime); at > 0 {
 		s.Checkpoint = time.UnixMilli(int64(at * 1000)).UTC()
 	}

@@ -25,8 +25,23 @@ func (r *relay) base(req *http.Request) (scheme, host, prefix string) {
 	return scheme, host, prefix
 }
 
-// replayWait is how long the service discovery waits for a replay of the journal.
+// replayWait is how long what lists edges waits for a replay of the journal.
 const replayWait = 10 * time.Second
+
+// notReplayed is what it says if that is not over then.
+const notReplayed = "the relay is replaying its journal: not all edges are known yet"
+
+// awaitReplay reports whether the journal has been replayed; it waits for that a while.
+func (r *relay) awaitReplay(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, replayWait)
+	defer cancel()
+	select {
+	case <-r.replayed:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
 
 // A targetGroup is what Prometheus' HTTP service discovery reads.
 type targetGroup struct {
@@ -40,13 +55,9 @@ type targetGroup struct {
 // Prometheus would drop the targets of those that are left out: after an error it keeps
 // those it has.
 func (r *relay) discovery(w http.ResponseWriter, req *http.Request) {
-	ctx, cancel := context.WithTimeout(req.Context(), replayWait)
-	defer cancel()
-	select {
-	case <-r.replayed:
-	case <-ctx.Done():
+	if !r.awaitReplay(req.Context()) {
 		w.Header().Set("Retry-After", "1")
-		http.Error(w, "the relay is replaying its journal: not all edges are known yet", http.StatusServiceUnavailable)
+		http.Error(w, notReplayed, http.StatusServiceUnavailable)
 		return
 	}
 	scheme, host, prefix := r.base(req)
@@ -69,6 +80,14 @@ func writeJSON(w http.ResponseWriter, v any) {
 	json.NewEncoder(w).Encode(v)
 }
 
+// writeError writes Prometheus' envelope of an error.
+func writeError(w http.ResponseWriter, code int, kind, text string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	json.NewEncoder(w).Encode(map[string]any{"status": "error", "errorType": kind, "error": text})
+}
+
 // wipe ends all groups of the push API, as the Pushgateway's does.
 func (r *relay) wipe(w http.ResponseWriter, req *http.Request) {
 	if !r.cfg.adminAPI {
@@ -84,12 +103,7 @@ func (r *relay) wipe(w http.ResponseWriter, req *http.Request) {
 
 // deleteSeries hides the series that are selected, or with dry-run=true counts them.
 func (r *relay) deleteSeries(w http.ResponseWriter, req *http.Request) {
-	fail := func(code int, kind, text string) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		w.WriteHeader(code)
-		json.NewEncoder(w).Encode(map[string]any{"status": "error", "errorType": kind, "error": text})
-	}
+	fail := func(code int, kind, text string) { writeError(w, code, kind, text) }
 	if !r.cfg.adminAPI {
 		fail(http.StatusForbidden, "forbidden", "The admin API is not enabled: --web.enable-admin-api")
 		return

@@ -82,7 +82,7 @@ func TestAnswersWaitForTheReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.close()
-	paths := []string{"/api/v1/sd", "/api/v1/series?match[]=up", "/api/v1/metrics", "/api/v1/explain?series=up"}
+	paths := []string{"/api/v1/sd", "/api/v1/edges", "/api/v1/series?match[]=up", "/api/v1/metrics", "/api/v1/explain?series=up"}
 	ask := func(ctx context.Context, path string) int {
 		w := httptest.NewRecorder()
 		r.handler.ServeHTTP(w, httptest.NewRequest("GET", path, nil).WithContext(ctx))

@@ -72,7 +72,12 @@ type rejectionJSON struct {
 const maxDisputes = 3
 
 // listEdges lists the edges, in Prometheus' envelope.
-func (r *relay) listEdges(w http.ResponseWriter, _ *http.Request) {
+func (r *relay) listEdges(w http.ResponseWriter, req *http.Request) {
+	if !r.awaitReplay(req.Context()) {
+		w.Header().Set("Retry-After", "1")
+		writeError(w, http.StatusServiceUnavailable, "unavailable", notReplayed)
+		return
+	}
 	now := time.Now()
 	_, owned := r.count.get()
 	scrape := r.pages.Scrapes().Interval

@@ -229,15 +229,9 @@ func (r *relay) routes() (http.Handler, error) {
 	mux.Handle("GET /-/metrics", promhttp.InstrumentMetricHandler(r.registry, promhttp.HandlerFor(r.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})))
 	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "The relay is healthy.\n") })
 	mux.HandleFunc("GET /-/ready", func(w http.ResponseWriter, _ *http.Request) {
-		if !r.ready.Load() {
-			http.Error(w, "The relay is not ready.", http.StatusServiceUnavailable)
+		if why := r.unready(); why != "" {
+			http.Error(w, why, http.StatusServiceUnavailable)
 			return
-		}
-		if r.journal != nil {
-			if err := r.journal.Behind(); err != nil {
-				http.Error(w, "The relay takes no pushes: "+err.Error()+".", http.StatusServiceUnavailable)
-				return
-			}
 		}
 		io.WriteString(w, "The relay is ready.\n")
 	})
@@ -257,6 +251,22 @@ func (r *relay) routes() (http.Handler, error) {
 	mux.Handle("GET /{$}", small(page))
 	mux.Handle("GET /assets/", page)
 	return r.prefixed(mux), nil
+}
+
+// unready says why the relay is not ready, "" if it is.
+func (r *relay) unready() string {
+	switch {
+	case r.stopping.Load():
+		return "The relay is not ready: it is stopping."
+	case !r.ready.Load():
+		return "The relay is not ready: it is starting."
+	case r.journal == nil:
+		return ""
+	}
+	if err := r.journal.Behind(); err != nil {
+		return "The relay takes no pushes: " + err.Error() + "."
+	}
+	return ""
 }
 
 // catchUpTime is how long a page waits for what other relays have acknowledged.
@@ -425,8 +435,8 @@ func (r *relay) untilStopped(ctx context.Context, started, failed <-chan error) 
 // shutdown takes no more pushes, finishes those on their way while scrapes go
 // on, and then stops.
 func (r *relay) shutdown(server *http.Server, failed <-chan error) error {
-	r.ready.Store(false)
 	r.stopping.Store(true)
+	r.ready.Store(false)
 	drain, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	if err := r.ingest.Drain(drain); err != nil {

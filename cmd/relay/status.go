@@ -95,6 +95,7 @@ type statusJSON struct {
 	StartTime time.Time         `json:"startTime"`
 	Now       time.Time         `json:"now"`
 	Ready     bool              `json:"ready"`
+	Unready   string            `json:"notReadyBecause,omitempty"`
 	Flags     map[string]string `json:"flags"`
 	Series    struct {
 		Live             int    `json:"live"`
@@ -124,7 +125,7 @@ type statusJSON struct {
 		Mode       string    `json:"mode"`
 		Up         bool      `json:"up"`
 		Bytes      int64     `json:"bytes"`
-		Limit      int64     `json:"limitBytes"`
+		Limit      int64     `json:"limitBytes,omitempty"`
 		Replayed   float64   `json:"replayedRatio"`
 		Checkpoint time.Time `json:"checkpointAt,omitzero"`
 	} `json:"journal"`
@@ -159,7 +160,9 @@ func (r *relay) status(w http.ResponseWriter, _ *http.Request) {
 	st, _ := r.count.get()
 	var s statusJSON
 	s.Version.Version, s.Version.Revision, s.Version.Branch, s.Version.GoVersion = version.Version, version.GetRevision(), version.Branch, version.GoVersion
-	s.StartTime, s.Now, s.Ready, s.Flags = r.trends.began.UTC(), now.UTC(), r.ready.Load(), r.cfg.flags
+	s.StartTime, s.Now, s.Flags = r.trends.began.UTC(), now.UTC(), r.cfg.flags
+	s.Unready = r.unready()
+	s.Ready = s.Unready == ""
 
 	s.Series.Live, s.Series.Held, s.Series.Metrics, s.Series.Families = st.Live, st.Held, st.Metrics, st.Families
 	s.Series.ExpiredUnscraped = r.store.Counters().Missed
@@ -199,10 +202,14 @@ func (r *relay) status(w http.ResponseWriter, _ *http.Request) {
 	if r.journal != nil {
 		j := r.journal.Status()
 		s.Journal.Up, s.Journal.Bytes, s.Journal.Limit, s.Journal.Replayed, s.Journal.Checkpoint = j.Up, j.Bytes, j.Limit, j.Replayed, j.Checkpoint
-		if s.Ready { // there may have been nothing to replay
+		select {
+		case <-r.replayed: // there may have been nothing to replay
 			s.Journal.Replayed = 1
+		default:
 		}
-		s.Limits = append(s.Limits, limitJSON{"journal.max-bytes", "--journal.max-bytes", j.Bytes, j.Limit})
+		if j.Limit > 0 {
+			s.Limits = append(s.Limits, limitJSON{"journal.max-bytes", "--journal.max-bytes", j.Bytes, j.Limit})
+		}
 	}
 	s.Contested = []contestJSON{}
 	for _, c := range r.store.Contests(now) {

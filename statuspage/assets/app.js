@@ -50,7 +50,7 @@ function go(name, params, replace) {
 
 function route() {
   let { name, params } = place();
-  if (!views[name]) {
+  if (!Object.hasOwn(views, name)) {
     if (state.known == null) return; // the first answer decides
     name = state.known > 0 ? "edges" : "connect";
   }
@@ -75,9 +75,10 @@ async function poll() {
   if (asking || document.hidden) return;
   asking = true;
   try {
+    const status = (await ask("status")).data;
     const wantsEdges = state.current === "edges" || !state.known; // an edge of which all is refused is in that list alone
-    const [status, edges] = await Promise.all([ask("status"), wantsEdges ? ask("edges") : null]);
-    take(status.data, edges?.data);
+    // During a replay not all edges are known yet, and the relay does not list them.
+    take(status, wantsEdges && !replaying(status) ? (await ask("edges")).data : null);
     failures = 0;
     answered = performance.now();
   } catch (err) {
@@ -94,8 +95,8 @@ function take(status, edges) {
   state.ahead = Date.parse(status.now) - Date.now();
   if (edges) state.edges = edges;
   const before = state.known;
-  state.known = edges ? edges.length : Object.values(status.edges).reduce((a, n) => a + n, 0);
-  if (before == null) {
+  if (!replaying(status)) state.known = edges ? edges.length : seen(status);
+  if (before == null && state.known != null) {
     route();
     if (state.current === "edges" && !edges) return poll();
   } else if (before === 0 && state.known > 0) {
@@ -105,6 +106,9 @@ function take(status, edges) {
     if (view.root.hidden === false) view.show(state);
   }
 }
+
+const replaying = ({ journal }) => journal.mode !== "off" && journal.replayedRatio < 1;
+const seen = ({ edges }) => edges.live + edges.late + edges.silent;
 
 // arrived turns the page to what the first push has brought, unless it was told to
 // stay.
@@ -125,10 +129,9 @@ function head() {
     text(pulse, "no answer" + since);
     text(banner, `The relay does not answer: ${state.failure.message}. What is shown is old; it is asked again by itself.`);
   } else {
-    text(pulse, plural(state.known ?? 0, "edge") + " · " + plural(state.status.series.live, "series", "series"));
+    text(pulse, plural(seen(state.status), "edge") + " · " + plural(state.status.series.live, "series", "series"));
     const { ready, journal } = state.status;
-    const replaying = journal.mode !== "off" && journal.replayedRatio < 1;
-    if (!ready) text(banner, replaying ? `The relay replays its journal, ${Math.floor(journal.replayedRatio * 100)} % so far: pushes and scrapes wait.` : "The relay is not ready: it is starting, or stopping.");
+    if (!ready) text(banner, replaying(state.status) ? `The relay replays its journal, ${Math.floor(journal.replayedRatio * 100)} % so far: pushes and scrapes wait.` : state.status.notReadyBecause);
     else if (journal.up === false && journal.mode !== "off") text(banner, "The journal takes nothing: pushes are answered 503. Look at the disk, and at the relay's log.");
     else text(banner, "");
   }
