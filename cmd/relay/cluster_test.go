@@ -283,7 +283,9 @@ const (
 	clusterSeries = 25 // of an edge
 )
 
-var clusterClient = &http.Client{Timeout: 30 * time.Second}
+// clusterClient waits for longer than a relay is away. A request that it gave up could
+// be taken by a relay that comes back, after what was sent and acknowledged since.
+var clusterClient = &http.Client{Timeout: 5 * time.Minute}
 
 func (l *clusterLoad) start() {
 	each := func(pause time.Duration, do func(i int)) {
