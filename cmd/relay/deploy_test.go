@@ -282,6 +282,27 @@ func unit(t *testing.T, file string) map[string][]string {
 	return out
 }
 
+// The user of the unit is made at its start and has the unit's name, which no group may
+// have then; what deploy/README.md has it read belongs to a group that is there.
+func TestSystemdGroup(t *testing.T) {
+	text := read(t, "deploy/README.md")
+	word := func(expr string) string {
+		t.Helper()
+		m := regexp.MustCompile(expr).FindStringSubmatch(text)
+		if m == nil {
+			t.Fatalf("there is no %s", expr)
+		}
+		return m[1]
+	}
+	group := word(`SupplementaryGroups=([a-z-]+)`)
+	if group == "relay" || group != word(`groupadd --system ([a-z-]+)`) || group != word(`install -d -m 2750 -g ([a-z-]+) /etc/relay`) {
+		t.Errorf("the group is %s", group)
+	}
+	if !strings.Contains(read(t, "deploy/systemd/relay.service"), "\nDynamicUser=yes\n") {
+		t.Error("the user is another one")
+	}
+}
+
 func TestSystemdUnits(t *testing.T) {
 	service, socket := unit(t, "deploy/systemd/relay.service"), unit(t, "deploy/systemd/relay.socket")
 	one := func(u map[string][]string, key string) string {
@@ -307,8 +328,24 @@ func TestSystemdUnits(t *testing.T) {
 		t.Error(err)
 	}
 	stops(t, "deploy/systemd/relay.service", "TimeoutStopSec", grace)
-	if got := one(service, "RestartPreventExitStatus"); got != strconv.Itoa(exitUsage) {
-		t.Errorf("not restarted at exit %s, bad flags are %d", got, exitUsage)
+	// A panic ends with the status of bad flags, so none may keep it from being started
+	// again; what another try does not mend has to reach the limit.
+	for _, key := range []string{"RestartPreventExitStatus", "SuccessExitStatus"} {
+		if len(service[key]) != 0 {
+			t.Errorf("%s is %q: a panic exits with %d, too", key, service[key], exitUsage)
+		}
+	}
+	pause, err := time.ParseDuration(one(service, "RestartSec"))
+	if err != nil {
+		t.Error(err)
+	}
+	within, err := time.ParseDuration(one(service, "StartLimitIntervalSec"))
+	if err != nil {
+		t.Error(err)
+	}
+	tries, err := strconv.Atoi(one(service, "StartLimitBurst"))
+	if err != nil || one(service, "Restart") != "on-failure" || within < time.Duration(tries)*(pause+time.Second) {
+		t.Errorf("%d starts, %s apart, do not end within %s: %v", tries, pause, within, err)
 	}
 	for _, m := range regexp.MustCompile(`--[a-z.-]+[a-z]`).FindAllString(read(t, "deploy/systemd/relay.service"), -1) {
 		if !known(m) {
