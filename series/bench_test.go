@@ -164,3 +164,23 @@ func BenchmarkFamilyOfManyTexts(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkScanOfAnEdge asks for one edge of many, with few series and a group among
+// many.
+func BenchmarkScanOfAnEdge(b *testing.B) {
+	s := New(Options{})
+	for i := range 8000 {
+		for g := range 10 {
+			batch := s.NewBatch(Request{Edge: fmt.Sprint("e", i), Received: t0, Now: t0, Group: &Group{Labels: packed("job", fmt.Sprint(i, ".", g))}})
+			batch.Series(packed("__name__", "m", "job", fmt.Sprint(i, ".", g)))
+			batch.Float(t0.UnixMilli(), 1, 0)
+			batch.Commit()
+			batch.Release()
+		}
+	}
+	for b.Loop() {
+		if err := s.Scan(t0, Query{Edge: "e7"}, &counting{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

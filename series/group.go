@@ -64,6 +64,23 @@ func (s *Store) unpin(id uint32) {
 	s.owners[id].pins.Add(-1)
 }
 
+// idSet is a set of owners, few of them as a rule; nil is an empty one.
+type idSet map[uint32]struct{}
+
+func (s *idSet) add(id uint32) {
+	if *s == nil {
+		*s = idSet{}
+	}
+	(*s)[id] = struct{}{}
+}
+
+// remove gives the map up with the last: it would stay as large as it was.
+func (s *idSet) remove(id uint32) {
+	if delete(*s, id); len(*s) == 0 {
+		*s = nil
+	}
+}
+
 // groupOwner returns the owner that stands for a group, pinned until unpin; a new one
 // was last pushed by edge. ok is false if there are limit groups already; the edge is
 // then the owner. What was taken once has no limit: math.MaxInt.
@@ -77,7 +94,7 @@ func (s *Store) groupOwner(edge, key string, limit int) (id uint32, ok bool) {
 			return by, false
 		}
 		id = s.newOwner(&owner{group: key, edge: by})
-		s.owners[by].groups++
+		s.owners[by].groups.add(id)
 		s.groupIDs[key] = id
 	}
 	s.owners[id].pins.Add(1)
@@ -93,8 +110,8 @@ func (s *Store) pushedBy(id, edge uint32) {
 		return
 	}
 	s.owners[o.edge].grouped.Add(-o.count.Load())
-	s.owners[o.edge].groups--
-	s.owners[edge].groups++
+	s.owners[o.edge].groups.remove(id)
+	s.owners[edge].groups.add(id)
 	o.edge = edge
 	s.owners[edge].grouped.Add(o.count.Load())
 }
@@ -125,7 +142,7 @@ func (s *Store) freeGroup(id uint32) {
 		return
 	}
 	delete(s.groupIDs, o.group)
-	s.owners[o.edge].groups--
+	s.owners[o.edge].groups.remove(id)
 	s.freed++ // the id may mean another group now
 	s.owners[id] = &owner{}
 	s.freeOwners = append(s.freeOwners, id)

@@ -70,7 +70,15 @@ func check(t testing.TB, s *Store) {
 			t.Errorf("pair %q: %d references, counted %d", s.dict.bytes(pairID(i)), refs[pairID(i)], n)
 		}
 	}
-	for i := range s.owners {
+	for i, o := range s.owners {
+		for id := range o.groups {
+			if g := s.owners[id]; g.group == "" || g.edge != uint32(i) {
+				t.Errorf("owner %d: group %d is not its own: %+v", i, id, g)
+			}
+		}
+		if _, ok := s.owners[o.edge].groups[uint32(i)]; o.group != "" && !ok {
+			t.Errorf("group %d is not among those of its edge", i)
+		}
 		owned := 0
 		for _, b := range s.blocks {
 			for j := range b.all() {

@@ -260,15 +260,17 @@ func (s *Store) families(c *scan) []*Family {
 				members = append(members, member{id: id, name: m.name, list: m.list})
 			}
 		}
-	} else if owner, ok := s.ownerIDs[c.query.Edge]; ok {
-		c.owner = owner
+	} else if id, ok := s.ownerIDs[c.query.Edge]; ok {
+		c.owner = id
 		var slots []uint32
-		for id, o := range s.owners {
-			if uint32(id) == owner || o.group != "" && o.edge == owner {
-				o.mu.Lock()
-				slots = append(slots, o.list...)
-				o.mu.Unlock()
-			}
+		add := func(o *owner) {
+			o.mu.Lock()
+			slots = append(slots, o.list...)
+			o.mu.Unlock()
+		}
+		add(s.owners[id])
+		for group := range s.owners[id].groups {
+			add(s.owners[group])
 		}
 		members = s.byMetric(slots)
 	}

@@ -137,7 +137,7 @@ type owner struct {
 	edge   uint32       // of a group: who pushed it last. Under structure
 	pins   atomic.Int32 // batches on their way
 	idle   atomic.Int32 // sweeps since a batch of an edge began
-	groups int          // that the edge pushed last. Under structure
+	groups idSet        // that the edge pushed last. Under structure
 	until  int64        // of a group: when its last series ends, monotonic ms. Under mu
 
 	mu   sync.Mutex // guards list from batches; the structure lock from the sweep
@@ -378,7 +378,7 @@ func (s *Store) forgetEdges() {
 	var gone []uint32
 	for name, id := range s.ownerIDs {
 		o := s.owners[id]
-		if o.count.Load() != 0 || o.grouped.Load() != 0 || o.groups != 0 || o.pins.Load() != 0 || len(o.list) != 0 || o.idle.Add(1) <= idleSweeps {
+		if o.count.Load() != 0 || o.grouped.Load() != 0 || len(o.groups) != 0 || o.pins.Load() != 0 || len(o.list) != 0 || o.idle.Add(1) <= idleSweeps {
 			continue
 		}
 		delete(s.ownerIDs, name)
