@@ -622,6 +622,7 @@ func (h *Handler) decode(v version, raw []byte, batch *series.Batch, budget int)
 	}
 	d.batch = nil
 	h.decoders.Put(d)
+	batch.Pause() // who is elected may have to be waited for, and is logged
 	return err
 }
 

@@ -251,10 +251,17 @@ func (p *Pusher) batch(rec *journal.Record, req series.Request, raw []byte) (*se
 	if req.Recorded != nil {
 		body.budget = 1 << 40
 	}
+	read := false
+	defer func() {
+		if !read { // a panic of a parser, too: it ends the request alone
+			b.Release()
+		}
+	}()
 	if err := body.read(raw, rec.Format); err != nil {
-		b.Release()
 		return nil, err
 	}
+	b.Pause()
+	read = true
 	return b, nil
 }
 

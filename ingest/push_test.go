@@ -395,6 +395,32 @@ func TestReplayOfPushes(t *testing.T) {
 	}
 }
 
+// A parser that fails in its own way ends its request, and nothing else.
+func TestPanicInABody(t *testing.T) {
+	store := series.New(series.Options{})
+	p := New(Options{Store: store}).Pusher(0)
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("no panic: the test needs another one")
+			}
+		}()
+		rec := &journal.Record{Kind: journal.GroupMerge, Edge: "e", Format: formatText}
+		p.batch(rec, series.Request{Edge: "e", Received: time.Now(), Now: time.Now()}, []byte("a 1\n")) // without a group
+	}()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b := store.NewBatch(series.Request{Edge: "new", Received: time.Now(), Now: time.Now()})
+		b.Release()
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Error("the store is locked for good")
+	}
+}
+
 // A wipe of a store that is half replayed, or of one that is about to be left behind,
 // would end a part of what there is.
 func TestWipeRefused(t *testing.T) {

@@ -195,6 +195,54 @@ func TestPairsByLabels(t *testing.T) {
 	}
 }
 
+// stuck is a log that nobody reads, from a message on.
+type stuck struct {
+	slog.Handler
+	message string
+	reached chan struct{}
+	free    chan struct{}
+}
+
+func (s *stuck) Enabled(context.Context, slog.Level) bool { return true }
+func (s *stuck) Handle(_ context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, s.message) {
+		close(s.reached)
+		<-s.free
+	}
+	return nil
+}
+
+// Who is elected is found out, and said, without a lock of the store: new series of
+// others do not wait for it.
+func TestElectionKeepsNobodyWaiting(t *testing.T) {
+	log := &stuck{slog.DiscardHandler, "Another replica", make(chan struct{}), make(chan struct{})}
+	r := newRelay(t, Options{HALabels: true, Edges: edges.New(time.Hour, 10, nil), Logger: slog.New(log)})
+	push := func(ttl string, labels ...string) int {
+		return r.send(bytes.NewReader(wire(t, &prompb.WriteRequest{Timeseries: []prompb.TimeSeries{ts(1, labels...)}})), "X-Relay-TTL", ttl).code
+	}
+	push("1s", "__name__", "m", "__replica__", "r1", "cluster", "c")
+	elected := make(chan int)
+	go func() {
+		for push("1s", "__name__", "m", "__replica__", "r2", "cluster", "c") == 202 {
+			time.Sleep(50 * time.Millisecond)
+		}
+		close(elected)
+	}()
+	<-log.reached
+	other := make(chan int, 1)
+	go func() { other <- push("1m", "__name__", "new") }()
+	select {
+	case code := <-other:
+		if code != 204 {
+			t.Errorf("%d", code)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("a new series waits for a log")
+	}
+	close(log.free)
+	<-elected
+}
+
 // kept is a journal that remembers its records.
 type kept struct{ records []journal.Record }
 

@@ -84,9 +84,9 @@ const exemplarRunes = 128
 // [Batch.SeriesRefs] followed by its samples, [Batch.Prepare], [Batch.Commit],
 // and always [Batch.Release].
 //
-// Until Prepare it may hold a read lock of the store: the goroutine must not wait
-// for anything, nor call other methods of the store, in between. Nothing is
-// visible to scans before Commit, and everything is when it returns.
+// Until [Batch.Pause] or Prepare it may hold a read lock of the store: the goroutine
+// must not wait for anything, nor call other methods of the store, in between. Nothing
+// is visible to scans before Commit, and everything is when it returns.
 type Batch struct {
 	store    *Store
 	owner    uint32
@@ -904,6 +904,13 @@ func (s *Store) packedLabels(sl *slot) []byte {
 	return p
 }
 
+// Pause lets go of the store, so that the goroutine may wait for something. More may be
+// added afterwards.
+func (b *Batch) Pause() {
+	b.seekAll() // under the lock that is held while anything is sought
+	b.letGo()
+}
+
 // Prepare settles what will be accepted: it finds the series that were not
 // predicted, checks and creates the new ones, or refuses them. After it the
 // result's refusals are final, and the batch holds no lock, so that a journal
@@ -913,8 +920,7 @@ func (b *Batch) Prepare() *Result {
 		return &b.res
 	}
 	b.prepared = true
-	b.seekAll() // under the lock that is held while anything is sought
-	b.letGo()
+	b.Pause()
 	b.create()
 	full := b.store.full.Load() && b.recorded == nil
 	for i := range b.entries {
