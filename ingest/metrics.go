@@ -75,7 +75,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "relay_push_requests_total", Help: "Requests to the push API by method and status code.",
 		}, []string{"method", "code"}),
 		refusedRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "relay_refused_requests_total", Help: "Requests of which nothing was applied, by reason.",
+			Name: "relay_refused_requests_total", Help: "Requests of which nothing was applied, by reason; for pushes to groups that is also those of relay_refused_samples_total.",
 		}, []string{"reason"}),
 		bytes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "relay_received_bytes_total", Help: "Bytes of request bodies, compressed.",
@@ -115,9 +115,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		Name: "relay_refused_samples_total", Help: "Samples and exemplars refused, by reason.",
 	}, []string{"reason"})
 	// From the start, so that the first one is an increase: these are the relay's own
-	// fault, and there are alerts on them.
+	// fault, or its limits that a push to a group is over, and there are alerts on them.
 	for _, reason := range []string{"busy", "draining", "inflight_bytes", "journal", "own_clock", "starting"} {
 		m.refusedRequests.WithLabelValues(reason)
+	}
+	for _, reason := range []series.Reason{series.SeriesLimit, series.EdgeSeriesLimit, series.MemoryLimit, series.GroupLimit} {
+		m.refusedRequests.WithLabelValues(reason.String())
 	}
 	for r := series.OK + 1; r < series.NumReasons; r++ {
 		m.refused[r] = refused.WithLabelValues(r.String())

@@ -217,7 +217,7 @@ func (p *Pusher) check(rec *journal.Record, from *sender, raw []byte, then func(
 		return bad
 	}
 	if all := batch.Prepare(); all.Refused() > 0 {
-		bad := refuse(http.StatusBadRequest, "series", "%v; nothing was changed", all.First)
+		bad := refuse(http.StatusBadRequest, all.First.Reason.String(), "%v; nothing was changed", all.First)
 		bad.first = all.First
 		return bad
 	}

@@ -258,7 +258,7 @@ func (s *Store) NewBatch(r Request) *Batch {
 	b.ttl = packTTL(granted)
 	b.res = Result{Granted: b.ttl.ttl(), Clamped: clamped && r.TTL != 0}
 	if b.crowded {
-		b.Refuse(SeriesLimit, 1, FormatLabels(b.group.Labels), fmt.Sprintf("the relay holds %d groups, its limit: --limits.groups", s.opts.Limits.Groups))
+		b.Refuse(GroupLimit, 1, FormatLabels(b.group.Labels), fmt.Sprintf("the relay holds %d groups, its limit: --limits.groups", s.opts.Limits.Groups))
 	}
 	b.cur = current{slot: noSlot, verdict: Malformed}
 	b.round = s.pins.begin()

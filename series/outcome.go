@@ -22,6 +22,7 @@ const (
 	SeriesLimit
 	EdgeSeriesLimit
 	MemoryLimit
+	GroupLimit
 	HistogramInvalid
 	HistogramBuckets
 	ExemplarInvalid
@@ -32,7 +33,7 @@ const (
 var reasonNames = [NumReasons]string{
 	"ok", "missing_metric_name", "metric_name_invalid", "label_invalid", "duplicate_label",
 	"labels_per_series", "label_name_bytes", "label_value_bytes", "series_bytes", "ttl_invalid",
-	"too_far_in_future", "series_limit", "edge_series_limit", "memory_limit", "histogram_invalid", "histogram_buckets", "exemplar_invalid", "malformed",
+	"too_far_in_future", "series_limit", "edge_series_limit", "memory_limit", "group_limit", "histogram_invalid", "histogram_buckets", "exemplar_invalid", "malformed",
 }
 
 // String returns the reason in the form of a label value.

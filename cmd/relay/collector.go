@@ -28,6 +28,8 @@ var (
 	metricsDesc   = desc("relay_metric_names", "Metric names in memory.")
 	edgesDesc     = desc("relay_edges", "Edges that wrote series.")
 	edgesMaxDesc  = desc("relay_edges_limit", "The most that relay_edges may be; the rest count as one.")
+	groupsDesc    = desc("relay_groups", "Groups of the push API in memory.")
+	groupsMaxDesc = desc("relay_groups_limit", "The most that relay_groups may be: pushes to new ones are refused then.")
 	memoryDesc    = desc("relay_memory_used_bytes", "Memory that counts against relay_memory_limit_bytes.")
 	memoryMaxDesc = desc("relay_memory_limit_bytes", "The most that relay_memory_used_bytes is to be: new series are refused from 90 % of it on. 0: no limit.")
 	pairsDesc     = desc("relay_label_pairs", "Label pairs in memory, each held once.")
@@ -46,7 +48,7 @@ var (
 )
 
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{liveDesc, heldDesc, limitDesc, metricsDesc, edgesDesc, edgesMaxDesc, seenDesc, memoryDesc, memoryMaxDesc, pairsDesc, pairBytesDesc, familiesDesc, expiredDesc, unscrapedDesc, deletedDesc, endedDesc, forgottenDesc, ownerDesc, conflictsDesc} {
+	for _, d := range []*prometheus.Desc{liveDesc, heldDesc, limitDesc, metricsDesc, edgesDesc, edgesMaxDesc, groupsDesc, groupsMaxDesc, seenDesc, memoryDesc, memoryMaxDesc, pairsDesc, pairBytesDesc, familiesDesc, expiredDesc, unscrapedDesc, deletedDesc, endedDesc, forgottenDesc, ownerDesc, conflictsDesc} {
 		ch <- d
 	}
 }
@@ -61,6 +63,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for d, v := range map[*prometheus.Desc]int{
 		liveDesc: st.Live, heldDesc: st.Held, limitDesc: c.limits.Series, metricsDesc: st.Metrics, edgesDesc: st.Edges, edgesMaxDesc: c.limits.Edges,
+		groupsDesc: st.Groups, groupsMaxDesc: c.limits.Groups,
 		memoryDesc: int(memoryUsed(c.store)), memoryMaxDesc: int(c.memory),
 		pairsDesc: st.Pairs, pairBytesDesc: st.PairBytes, familiesDesc: st.Families,
 	} {

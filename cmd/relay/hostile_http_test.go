@@ -573,7 +573,7 @@ func hostilePush(t *testing.T) {
 				a.Errorf("shown: %s", l)
 			}
 		}
-		a.mayRefuse("group", "series", "malformed")
+		a.mayRefuse("group", "label_invalid", "labels_per_series", "label_value_bytes", "malformed")
 		a.may["relay_overridden_labels_total"] = true
 		a.may["relay_series_owner_changes_total"] = true // without the forced labels some groups are the same series
 		a.any = true
@@ -598,7 +598,7 @@ func hostilePush(t *testing.T) {
 				a.Errorf("%d: %.60q: %d %s", i, c.body, got.code, got.body)
 			}
 		}
-		a.mayRefuse("malformed", "series", "duplicate")
+		a.mayRefuse("malformed", "series_bytes", "duplicate")
 	})
 	s.run("92 a push of a million lines", func(a *attack) {
 		var b bytes.Buffer
@@ -613,7 +613,7 @@ func hostilePush(t *testing.T) {
 		a.Logf("%d in %s", got.code, time.Since(begun))
 		a.wants(push(a, "DELETE", "/metrics/job/h92", nil), 202)
 		a.any = true
-		a.mayRefuse("malformed", "series")
+		a.mayRefuse("malformed", "series_limit", "edge_series_limit", "memory_limit")
 	})
 	s.run("93 another's group", func(a *attack) {
 		a.token = "token-of-victim"

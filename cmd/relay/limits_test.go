@@ -66,7 +66,7 @@ func TestEveryLimit(t *testing.T) {
 		{"--limits.request-bytes=1KiB", push{method: http.MethodPost, path: writePath, body: make([]byte, 2000)}, 413, []string{"over 1024 bytes"}},
 		{"--limits.request-bytes=2KiB", push{method: http.MethodPost, path: writePath, body: snappy.Encode(nil, make([]byte, 3000))}, 400, []string{"3000 bytes when decoded, the limit is 2048"}},
 		{"--limits.memory=64MiB", write(one(1, "__name__", "fresh")), 400, []string{"fresh:", "no memory left for new series", "(memory_limit)"}},
-		{"--limits.groups=1", push{method: http.MethodPut, path: "/metrics/job/second", body: []byte("m 1\n")}, 400, []string{`job="second"`, "holds 1 groups"}},
+		{"--limits.groups=1", push{method: http.MethodPut, path: "/metrics/job/second", body: []byte("m 1\n")}, 400, []string{`job="second"`, "holds 1 groups", "(group_limit)"}},
 		{"--series.future-tolerance=1m", write(at(1<<50, 1, "__name__", "early")), 400, []string{"early:", "ahead of the relay's clock, the limit is 1m0s"}},
 		{"--ingest.name-validation=legacy", write(one(1, "__name__", "a.b")), 400, []string{`"a.b"`, "(metric_name_invalid)"}},
 		{"limits.series", as("few", write(many(3)...)), 400, []string{"edge few holds 2 series", "many{edge=\"few\",i=\"2\"}", "(edge_series_limit)"}},
@@ -133,5 +133,57 @@ func TestEveryLimit(t *testing.T) {
 		if strings.HasPrefix(name, "--limits.") && !tested[name] {
 			t.Errorf("%s has no test here", name)
 		}
+	}
+}
+
+// A push to a group that is over a limit is refused as a whole, and counted for what it
+// was refused; how near that is can be seen before.
+func TestGroupsAtTheirLimits(t *testing.T) {
+	base, _ := startRelay(t, "--limits.series=8", "--limits.groups=2")
+	put := func(path, body string) int {
+		t.Helper()
+		req, err := http.NewRequest(http.MethodPut, base+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		return res.StatusCode
+	}
+	first := ownPage(t, base)
+	for _, reason := range []string{"series_limit", "edge_series_limit", "memory_limit", "group_limit"} {
+		if !strings.Contains(first, fmt.Sprintf("relay_refused_requests_total{reason=%q} 0\n", reason)) {
+			t.Errorf("%s is not there from the start", reason)
+		}
+	}
+	for i, c := range []struct {
+		path, body string
+		code       int
+	}{
+		{"/metrics/job/a", "m 1\n", 200},
+		{"/metrics/job/b", "m 1\n", 200},
+		{"/metrics/job/c", "m 1\n", 400},
+		{"/metrics/job/b", "m 1\nn 1\no 1\np 1\n", 400},
+		{"/metrics/job/b", "m{l=\"\xff\"} 1\n", 400},
+	} {
+		if code := put(c.path, c.body); code != c.code {
+			t.Errorf("%d: %d, want %d", i, code, c.code)
+		}
+	}
+	time.Sleep(censusKept + 10*time.Millisecond)
+	page := ownPage(t, base)
+	for _, want := range []string{
+		`relay_refused_requests_total{reason="group_limit"} 1`, `relay_refused_requests_total{reason="series_limit"} 1`,
+		"relay_groups 2", "relay_groups_limit 2",
+	} {
+		if !strings.Contains(page, "\n"+want+"\n") {
+			t.Errorf("no %s", want)
+		}
+	}
+	if strings.Contains(page, `{reason="series"}`) {
+		t.Error("a reason that says nothing")
 	}
 }
