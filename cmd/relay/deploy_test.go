@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -19,7 +20,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	promconfig "github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/relabel"
+	"github.com/prometheus/prometheus/promql/parser"
 	"go.yaml.in/yaml/v2"
 
 	"relay/ingest"
@@ -357,8 +362,11 @@ func TestSystemdUnits(t *testing.T) {
 // manifest is what the tests ask of a document; the program "manifests" checks its shape.
 type manifest struct {
 	Kind     string
-	Metadata struct{ Name, Namespace string }
-	Spec     struct {
+	Metadata struct {
+		Name, Namespace string
+		Labels          map[string]string
+	}
+	Spec struct {
 		Replicas int
 		Strategy struct{ Type string }
 		Template struct {
@@ -397,8 +405,18 @@ type manifest struct {
 			From  []any
 		}
 		PolicyTypes []string `yaml:"policyTypes"`
-		Endpoints   []struct{ Port, Path string }
-		SD          []struct{ URL string } `yaml:"httpSDConfigs"`
+		Selector    struct {
+			Labels map[string]string `yaml:"matchLabels"`
+		}
+		Endpoints []struct {
+			Port, Path        string
+			HonorLabels       bool             `yaml:"honorLabels"`
+			Relabelings       []map[string]any `yaml:"relabelings"`
+			MetricRelabelings []map[string]any `yaml:"metricRelabelings"`
+		}
+		Native  bool                   `yaml:"scrapeNativeHistograms"`
+		JobName string                 `yaml:"jobName"`
+		SD      []struct{ URL string } `yaml:"httpSDConfigs"`
 	}
 }
 
@@ -408,11 +426,7 @@ type probe struct {
 
 func TestKubernetesManifests(t *testing.T) {
 	by := map[string]manifest{}
-	for doc := range strings.SplitSeq(read(t, "deploy/kubernetes/relay.yml"), "\n---\n") {
-		var m manifest
-		if err := yaml.Unmarshal([]byte(doc), &m); err != nil {
-			t.Fatalf("%v in\n%s", err, doc)
-		}
+	for _, m := range manifests(t, "deploy/kubernetes/relay.yml") {
 		if by[m.Kind].Kind != "" || m.Kind != "Namespace" && m.Metadata.Namespace != "relay" {
 			t.Errorf("%s %s in namespace %s", m.Kind, m.Metadata.Name, m.Metadata.Namespace)
 		}
@@ -462,21 +476,142 @@ func TestKubernetesManifests(t *testing.T) {
 	if fmt.Sprint(open) != "map[ingest:true web:false]" || !slices.Contains(by["NetworkPolicy"].Spec.PolicyTypes, "Egress") {
 		t.Errorf("open to all: %v", open)
 	}
-	for _, e := range by["ServiceMonitor"].Spec.Endpoints {
-		if e.Port != "web" {
-			t.Errorf("%+v", e)
-		}
-		served(t, e.Path)
-	}
-	for _, sd := range by["ScrapeConfig"].Spec.SD {
-		path, ok := strings.CutPrefix(sd.URL, fmt.Sprintf("http://relay.relay.svc:%d", ports["web"]))
-		if !ok {
-			t.Errorf("service discovery at %s", sd.URL)
-		}
-		served(t, path)
-	}
-	if len(by) != 7 {
+	if len(by) != 5 {
 		t.Errorf("%d kinds", len(by))
+	}
+	// The operator's find the service, and scrape what a relay has, as the jobs that the
+	// alerts ask for, whatever the pod is.
+	service := by["Service"]
+	at := fmt.Sprintf("%s.%s.svc:%d", service.Metadata.Name, service.Metadata.Namespace, ports["web"])
+	jobs := map[string]string{}
+	for _, m := range manifests(t, "deploy/kubernetes/operator.yml") {
+		if m.Metadata.Namespace != service.Metadata.Namespace {
+			t.Errorf("%s %s in namespace %s", m.Kind, m.Metadata.Name, m.Metadata.Namespace)
+		}
+		for _, e := range m.Spec.Endpoints {
+			if e.Port != "web" || fmt.Sprint(m.Spec.Selector.Labels) != fmt.Sprint(service.Metadata.Labels) {
+				t.Errorf("%s: %+v of %v", m.Metadata.Name, e, m.Spec.Selector)
+			}
+			served(t, e.Path)
+			got, keep := relabeled(labels.FromStrings("__address__", "10.0.0.7:10091", "job", service.Metadata.Name, "instance", "10.0.0.7:10091", "namespace", "relay",
+				"pod", "relay-5d9c", "container", "relay", "service", "relay", "endpoint", "web", "node", "n1", "team", "of podTargetLabels"), relabelings(t, e.Relabelings)...)
+			if want := labels.FromStrings("__address__", "10.0.0.7:10091", "job", m.Metadata.Name, "instance", at); !keep || !labels.Equal(got, want) {
+				t.Errorf("the target of %s is %s, want %s", m.Metadata.Name, got, want)
+			}
+			if e.HonorLabels != (e.Path == "/metrics") || m.Spec.Native != (e.Path == "/metrics") {
+				t.Errorf("%s: honorLabels %v, native histograms %v", e.Path, e.HonorLabels, m.Spec.Native)
+			}
+			if e.HonorLabels {
+				dropsOurs(t, "deploy/kubernetes/operator.yml", relabelings(t, e.MetricRelabelings))
+			}
+			jobs[got.Get("job")] = e.Path
+		}
+		for _, sd := range m.Spec.SD {
+			path, ok := strings.CutPrefix(sd.URL, "http://"+at)
+			if !ok {
+				t.Errorf("service discovery at %s", sd.URL)
+			}
+			served(t, path)
+			jobs[m.Spec.JobName] = path
+		}
+	}
+	if want := map[string]string{"relay": "/metrics", "relay-self": "/-/metrics", "relay-edges": "/api/v1/sd?page=up"}; !maps.Equal(jobs, want) {
+		t.Errorf("jobs %v, want %v", jobs, want)
+	}
+}
+
+// manifests are the documents of a file.
+func manifests(t *testing.T, file string) (all []manifest) {
+	t.Helper()
+	for doc := range strings.SplitSeq(read(t, file), "\n---\n") {
+		var m manifest
+		if err := yaml.Unmarshal([]byte(doc), &m); err != nil {
+			t.Fatalf("%v in\n%s", err, doc)
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+func relabeled(ls labels.Labels, how ...*relabel.Config) (labels.Labels, bool) {
+	b := labels.NewBuilder(ls)
+	keep := relabel.ProcessBuilder(b, how...)
+	return b.Labels(), keep
+}
+
+// relabelings are Prometheus' own of the operator's.
+func relabelings(t *testing.T, of []map[string]any) (all []*relabel.Config) {
+	t.Helper()
+	for _, r := range of {
+		c := map[string]any{}
+		for key, value := range r {
+			c[regexp.MustCompile(`[A-Z]`).ReplaceAllStringFunc(key, func(s string) string { return "_" + strings.ToLower(s) })] = value
+		}
+		text, err := yaml.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		one := new(relabel.Config)
+		if err := yaml.UnmarshalStrict(text, one); err != nil {
+			t.Fatal(err)
+		}
+		one.NameValidationScheme = model.UTF8Validation
+		all = append(all, one)
+	}
+	return all
+}
+
+// dropsOurs fails where an edge could say what the alerts ask of the relay's own jobs,
+// or could not say what it may. A series without a job gets that of the scrape before.
+func dropsOurs(t *testing.T, where string, of []*relabel.Config) {
+	t.Helper()
+	for text, want := range map[string]bool{
+		`{__name__="up", job="node", instance="a"}`:                   true,
+		`{__name__="relay_journal_up", job="node"}`:                   true,
+		`{__name__="temperature_celsius", job="relay", instance=""}`:  true,
+		`{__name__="up", job="relay", instance=""}`:                   false,
+		`{__name__="scrape_samples_scraped", job="relay"}`:            false,
+		`{__name__="up", job="relay-self"}`:                           false,
+		`{__name__="relay_journal_replayed_ratio", job="relay-self"}`: false,
+		`{__name__="up", job="relay-edges", edge="shop-17"}`:          false,
+	} {
+		ls, err := parser.NewParser(parser.Options{}).ParseMetric(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, kept := relabeled(ls, of...); kept != want {
+			t.Errorf("%s: %s is kept: %v", where, text, kept)
+		}
+	}
+}
+
+// Wherever a centre is told to believe the job of what edges push, it is told which jobs
+// to drop.
+func TestCentresDropOurs(t *testing.T) {
+	seen := 0
+	for _, file := range []string{"README.md", "monitoring/README.md", "deploy/compose/centre.yml", "statuspage/snippets/centre.yml", "statuspage/snippets/centre-shards.yml"} {
+		texts := []string{read(t, file)}
+		if strings.HasSuffix(file, ".md") {
+			texts = nil
+			for _, m := range regexp.MustCompile("(?s)```yaml\n(scrape_configs:.*?)```").FindAllStringSubmatch(read(t, file), -1) {
+				texts = append(texts, m[1])
+			}
+		}
+		for _, text := range texts {
+			cfg, err := promconfig.Load(text, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatalf("%s: %v", file, err)
+			}
+			for _, job := range cfg.ScrapeConfigs {
+				if job.HonorLabels {
+					seen++
+					dropsOurs(t, file, job.MetricRelabelConfigs)
+				}
+			}
+		}
+	}
+	if seen < 6 {
+		t.Errorf("only %d jobs honor labels", seen)
 	}
 }
 
@@ -508,7 +643,7 @@ func TestProcessDeploy(t *testing.T) {
 		check(t, tool(t, "promtool"), "check", "config", "--agent", "--lint-fatal", put("edge.yml", read(t, "deploy/compose/edge.yml")))
 	})
 	t.Run("Kubernetes", func(t *testing.T) {
-		if out := check(t, tool(t, "manifests"), "../../deploy/kubernetes/relay.yml"); strings.Count(out, "\n") != 7 {
+		if out := check(t, tool(t, "manifests"), "../../deploy/kubernetes/relay.yml", "../../deploy/kubernetes/operator.yml"); strings.Count(out, "\n") != 8 {
 			t.Errorf("read:\n%s", out)
 		}
 		typo := put("typo.yml", strings.Replace(read(t, "deploy/kubernetes/relay.yml"), "readinessProbe", "readynessProbe", 1))

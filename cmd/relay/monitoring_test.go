@@ -140,6 +140,7 @@ func TestAlerts(t *testing.T) {
 		for _, r := range g.Rules {
 			n++
 			checkQuery(t, r.Alert, r.Expr, all)
+			checkJobs(t, r.Alert, r.Expr)
 			if !slices.Contains([]string{"critical", "warning", "info"}, r.Labels["severity"]) || r.Annotations["summary"] == "" || r.Annotations["description"] == "" {
 				t.Errorf("%s: severity %q, annotations %q", r.Alert, r.Labels["severity"], r.Annotations)
 			}
@@ -154,6 +155,30 @@ func TestAlerts(t *testing.T) {
 	if n < 20 {
 		t.Errorf("only %d alerts", n)
 	}
+}
+
+// checkJobs finds selectors that believe what edges push: the scrape jobs drop only what
+// says that it is of one of them.
+func checkJobs(t *testing.T, where, query string) {
+	t.Helper()
+	expr, err := parser.NewParser(parser.Options{}).ParseExpr(query)
+	if err != nil {
+		return // checkQuery has said so
+	}
+	parser.Inspect(expr, func(n parser.Node, _ []parser.Node) error {
+		s, ok := n.(*parser.VectorSelector)
+		if !ok {
+			return nil
+		}
+		want := "relay-self"
+		for _, m := range s.LabelMatchers {
+			if m.Name == "job" && (m.Value == want || s.Name == "up" && (m.Value == "relay-edges" || m.Value == "relay|relay-self")) {
+				return nil
+			}
+		}
+		t.Errorf("%s: %s is asked of any job", where, s)
+		return nil
+	})
 }
 
 // checkText finds flags and metrics in a text that do not exist.
