@@ -163,7 +163,7 @@ func (r *Registry) Took(name string, received time.Time, code int, res *series.R
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if taken {
-		r.sawLocked(name, sight{at, int64(res.Granted)})
+		r.sawLocked(name, sight{at, int64(res.Lasts())})
 	}
 	a := r.activityOf(name, taken || res.Deduplicated)
 	a.requests++
@@ -179,7 +179,7 @@ func (r *Registry) Took(name string, received time.Time, code int, res *series.R
 		a.arrivals++
 	}
 	if taken {
-		a.accepted, a.refused = sight{at, int64(res.Granted)}, 0
+		a.accepted, a.refused = sight{at, int64(res.Lasts())}, 0
 		a.learn(at, res.Interval)
 	}
 	if res.First == nil {

@@ -508,7 +508,7 @@ func (h *Handler) saw(edge string, received time.Time, res *series.Result) {
 	if h.opts.Edges == nil || res.Samples+res.Histograms+res.Exemplars == 0 {
 		return
 	}
-	h.opts.Edges.Saw(edge, received, int64(res.Granted))
+	h.opts.Edges.Saw(edge, received, int64(res.Lasts()))
 }
 
 // took notes what became of a request that was read.

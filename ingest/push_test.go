@@ -278,6 +278,45 @@ func TestPushTTL(t *testing.T) {
 	}
 }
 
+// Who pushes is silent when the last of what it pushed has expired, by whichever way it
+// said how long, and so after a replay.
+func TestPushTTLIsOfTheEdge(t *testing.T) {
+	for _, c := range []struct {
+		body, header string
+		want         time.Duration
+	}{
+		{"a 1\n", "", 5 * time.Minute},
+		{"a 1\n", "90s", 90 * time.Second},
+		{"#!set stale_timeout = 3600\na 1\n", "", time.Hour},
+		{"#!set stale_timeout = 10\na 1\n", "", 10 * time.Second},
+		{"#!set stale_timeout = 10\na 1\n#!set stale_timeout = 20\nb 1\n", "90s", 20 * time.Second},
+		{"#!set stale_timeout = 10\na 1\n#!set stale_timeout = 0\nb 1\n", "", 10 * time.Second},
+		{"b 1\n#!set stale_timeout = 10\na 1\n", "90s", 90 * time.Second},
+		{"#!set stale_timeout = null\na 1\n", "90s", 2 * time.Hour}, // the most that is granted
+		{"a{__ttl__=\"1h\"} 1\n", "90s", 90 * time.Second},
+		{"", "90s", 90 * time.Second},
+	} {
+		store := func() *series.Store { return series.New(series.Options{MaxTTL: 2 * 3_600_000}) }
+		var k kept
+		live, replayed := edges.New(time.Hour, 10, nil), edges.New(time.Hour, 10, nil)
+		g := newGateway(t, Options{Store: store(), Journal: &k, Edges: live})
+		if code, text := g.do("PUT", "/metrics/job/x", c.body, "X-Relay-Edge", "shop", "X-Relay-TTL", c.header); code != 200 {
+			t.Fatal(code, text)
+		}
+		h := New(Options{Store: store(), Edges: replayed})
+		for i := range k.records {
+			if err := h.Replay(&k.records[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for what, list := range map[string][]edges.Edge{"live": live.List(time.Now()), "replayed": replayed.List(time.Now())} {
+			if len(list) != 1 || list[0].TTL != c.want {
+				t.Errorf("%q with %q, %s: %+v, want %s", c.body, c.header, what, list, c.want)
+			}
+		}
+	}
+}
+
 // Whatever asks for a TTL, and in whatever format the push is, --series.ttl-max bounds it;
 // who asked for more is told what was granted.
 func TestPushTTLIsBounded(t *testing.T) {

@@ -28,6 +28,8 @@ type pushBody struct {
 	grouping [][2]string // the same, by name; filled by read
 	families map[string]*pushFamily
 	set      *series.TTL // by the last directive
+	granted  series.TTL  // the request's own
+	lasts    series.TTL  // the longest of what was pushed, labels __ttl__ aside
 	packed   []byte
 }
 
@@ -55,6 +57,7 @@ var errTimestamp = errors.New("pushed metrics must not have timestamps")
 
 func (p *pushBody) read(raw []byte, format string) error {
 	p.families = map[string]*pushFamily{}
+	p.granted = p.batch.Tally().Granted
 	for name, value := range series.Labels(p.group) {
 		p.grouping = append(p.grouping, [2]string{name, value})
 	}
@@ -134,6 +137,9 @@ func (p *pushBody) read(raw []byte, format string) error {
 	for name, f := range p.families {
 		p.batch.EndFamily(name, compound(f.kind))
 		p.batch.Metadata([]byte(name), f.kind, []byte(f.help), []byte(f.unit))
+	}
+	if p.lasts > 0 {
+		p.batch.Lasts(p.lasts)
 	}
 	p.own(pushTime, pushTimeHelp, float64(p.received)/1000)
 	p.own(pushFailure, pushFailureHelp, 0)
@@ -233,9 +239,12 @@ func (p *pushBody) series(l labels.Labels, add func(*series.Batch)) error {
 		return nil // gone at once
 	}
 	p.batch.Series(p.packed)
+	ttl := p.granted
 	if f.ttl != nil {
-		p.batch.SetTTL(*f.ttl)
+		ttl = *f.ttl
+		p.batch.SetTTL(ttl)
 	}
+	p.lasts = max(p.lasts, ttl)
 	add(p.batch)
 	return nil
 }

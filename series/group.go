@@ -155,6 +155,10 @@ func (b *Batch) SetTTL(ttl TTL) {
 	b.cur.ttl = packTTL(granted)
 }
 
+// Lasts says that the sender is not silent before a TTL, within the bounds, in place of
+// the request's: where SetTTL gave all that was pushed another one.
+func (b *Batch) Lasts(ttl TTL) { b.res.lasts, _ = ttl.clamp(b.minTTL, b.maxTTL) }
+
 // SetGroupTTL gives the samples of the current series the TTL with which they end
 // when the group does: with the last of its series that was pushed so far.
 func (b *Batch) SetGroupTTL() {

@@ -87,6 +87,17 @@ type Result struct {
 
 	Granted TTL  // the request's TTL within the bounds
 	Clamped bool // Granted is not what was asked for
+
+	lasts TTL // as Batch.Lasts says; 0: as Granted
+}
+
+// Lasts is for how long the sender of the request is not silent after it: what
+// [Batch.Lasts] says, else Granted.
+func (r *Result) Lasts() TTL {
+	if r.lasts != 0 {
+		return r.lasts
+	}
+	return r.Granted
 }
 
 // Refused is how many were refused, for all reasons.
