@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -125,7 +124,7 @@ func (h *Handler) tell(x *explained, p *series.Past, now time.Time, unshown bool
 		forgotten = "for ever"
 	}
 	if p.Group != nil {
-		x.Group = strings.TrimPrefix(series.FormatLabels(p.Group), `""`) // it has no name
+		x.Group = series.FormatLabels(p.Group)
 	}
 	if p.Fate == series.FateDeleted {
 		x.TTL = nil

@@ -134,11 +134,7 @@ func (p *Pusher) take(w http.ResponseWriter, r *http.Request, from *sender) (int
 	rec.Format = pushFormat(r.Header.Get("Content-Type"))
 	asked := from.ttl != 0
 	if !asked {
-		if from.ttl = p.ttl; p.ttl == 0 {
-			p.once.Do(func() {
-				p.h.log.Info("A push without a TTL gets --series.ttl, and is gone after it; for batch jobs set --push.ttl=inf", "group", series.FormatLabels(labels))
-			})
-		}
+		from.ttl = p.ttl
 	}
 	res, bad := p.apply(r.Context(), rec, from, raw)
 	if bad != nil {
@@ -208,7 +204,7 @@ func (p *Pusher) check(rec *journal.Record, from *sender, raw []byte, then func(
 		rec.TTL, rec.MinTTL, rec.MaxTTL = 1, 1, int64(series.Forever)
 		return then(func() (none series.Result) { return none })
 	}
-	batch, err := p.batch(rec, series.Request{Edge: rec.Edge, TTL: from.ttl, Received: now, Now: now, Group: group, Terms: from.terms}, raw)
+	batch, plain, err := p.batch(rec, series.Request{Edge: rec.Edge, TTL: from.ttl, Received: now, Now: now, Group: group, Terms: from.terms}, raw)
 	if err != nil {
 		return refuse(http.StatusBadRequest, "malformed", "%v; nothing was changed", err)
 	}
@@ -229,6 +225,11 @@ func (p *Pusher) check(rec *journal.Record, from *sender, raw []byte, then func(
 	if raw != nil && p.h.opts.Journal != nil {
 		rec.Body = snappy.Encode(nil, raw)
 	}
+	if from.ttl == 0 && plain {
+		p.once.Do(func() {
+			p.h.log.Info("A push without a TTL gets --series.ttl, and is gone after it; for batch jobs set --push.ttl=inf", "group", series.FormatLabels(rec.Group))
+		})
+	}
 	return then(func() series.Result {
 		res := batch.Commit()
 		if rec.Kind != journal.GroupDelete {
@@ -238,14 +239,15 @@ func (p *Pusher) check(rec *journal.Record, from *sender, raw []byte, then func(
 	})
 }
 
-// batch reads a push into a batch. The caller releases it.
-func (p *Pusher) batch(rec *journal.Record, req series.Request, raw []byte) (*series.Batch, error) {
+// batch reads a push into a batch, which the caller releases. plain says that a series
+// has the request's TTL, for want of one of its own.
+func (p *Pusher) batch(rec *journal.Record, req series.Request, raw []byte) (_ *series.Batch, plain bool, _ error) {
 	if rec.Kind != journal.GroupMerge {
 		req.Group.Ends = series.EndsAll
 	}
 	b := p.h.opts.Store.NewBatch(req)
 	if rec.Kind == journal.GroupDelete {
-		return b, nil
+		return b, false, nil
 	}
 	body := pushBody{batch: b, group: rec.Group, received: rec.Received, budget: memoryFactor * int(p.h.opts.RequestBytes)}
 	if req.Recorded != nil {
@@ -258,11 +260,11 @@ func (p *Pusher) batch(rec *journal.Record, req series.Request, raw []byte) (*se
 		}
 	}()
 	if err := body.read(raw, rec.Format); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	b.Pause()
 	read = true
-	return b, nil
+	return b, body.plain, nil
 }
 
 // replay applies a push of the journal.
@@ -288,7 +290,7 @@ func (p *Pusher) replay(rec *journal.Record) (res series.Result, err error) {
 	case rec.Kind == journal.GroupDelete && !p.h.opts.Store.HasGroup(group):
 		return res, nil
 	}
-	batch, err := p.batch(rec, series.Request{
+	batch, _, err := p.batch(rec, series.Request{
 		Edge: rec.Edge, Received: time.UnixMilli(rec.Received), Now: time.Now(), Group: group,
 		Recorded: &series.Decision{TTL: series.TTL(rec.TTL), MinTTL: series.TTL(rec.MinTTL), MaxTTL: series.TTL(rec.MaxTTL)},
 		Terms:    series.Terms{Forced: rec.Forced},

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -278,6 +279,27 @@ func TestPushTTL(t *testing.T) {
 	}
 }
 
+// That a push lives for --series.ttl alone is said once, of one that is taken and where
+// something does.
+func TestPushWithoutTTLIsSaidOnce(t *testing.T) {
+	var logs bytes.Buffer
+	g := newGateway(t, Options{Logger: slog.New(slog.NewTextHandler(&logs, nil))})
+	for _, body := range []string{"#!set stale_timeout = 90\na 1\n", "a{__ttl__=\"90s\"} 1\n", "", "a 1\na 2\n", "a x\n"} {
+		g.do("PUT", "/metrics/job/x", body)
+	}
+	g.do("PUT", "/metrics/job/x?ttl=90s", "a 1\n")
+	if logs.Len() != 0 {
+		t.Errorf("said of what has a TTL, or was refused: %s", &logs)
+	}
+	for _, instance := range []string{"i", "j"} {
+		g.do("PUT", "/metrics/job/x/instance/"+instance, "#!set stale_timeout = 90\na 1\n#!set stale_timeout = null\nb 1\n")
+		g.do("POST", "/metrics/job/x/instance/"+instance, "a 1\n#!set stale_timeout = 90\nb 1\n")
+	}
+	if said := logs.String(); strings.Count(said, "\n") != 1 || !strings.Contains(said, "--series.ttl") || !strings.Contains(said, `group="{instance=\"i\",job=\"x\"}"`) {
+		t.Errorf("said: %s", said)
+	}
+}
+
 // Who pushes is silent when the last of what it pushed has expired, by whichever way it
 // said how long, and so after a replay.
 func TestPushTTLIsOfTheEdge(t *testing.T) {
@@ -376,7 +398,7 @@ func TestPushedSeriesAreMarked(t *testing.T) {
 	g.do("PUT", "/metrics/job/x", "# HELP a Help.\n# TYPE a counter\na 1\n")
 	marked := 0
 	v := visitor(func(f *series.Family, s *series.Series) {
-		if _, labels, ok := s.GroupKey(); ok && s.Pushed && series.FormatLabels(labels) == `""{job="x"}` {
+		if _, labels, ok := s.GroupKey(); ok && s.Pushed && series.FormatLabels(labels) == `{job="x"}` {
 			marked++
 		}
 		if f.Name == "a" && (f.Metadata.Type != series.Counter || f.Metadata.Help != "Help.") {

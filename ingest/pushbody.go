@@ -29,6 +29,7 @@ type pushBody struct {
 	families map[string]*pushFamily
 	set      *series.TTL // by the last directive
 	granted  series.TTL  // the request's own
+	plain    bool        // a series has that, for want of one of its own
 	lasts    series.TTL  // the longest of what was pushed, labels __ttl__ aside
 	packed   []byte
 }
@@ -52,6 +53,8 @@ const (
 	pushFailure     = "push_failure_time_seconds"
 	pushFailureHelp = "Last Unix time when changing this group in the Pushgateway failed."
 )
+
+const ttlLabel = "__ttl__" // the store takes it off, and reads it
 
 var errTimestamp = errors.New("pushed metrics must not have timestamps")
 
@@ -243,6 +246,8 @@ func (p *pushBody) series(l labels.Labels, add func(*series.Batch)) error {
 	if f.ttl != nil {
 		ttl = *f.ttl
 		p.batch.SetTTL(ttl)
+	} else if !l.Has(ttlLabel) {
+		p.plain = true
 	}
 	p.lasts = max(p.lasts, ttl)
 	add(p.batch)

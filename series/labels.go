@@ -322,7 +322,7 @@ func hasName(labels []byte) bool {
 const maxPrinted = 200
 
 // FormatLabels writes a packed label set as people write it, name{a="b"}, cut
-// after 200 bytes, every byte printable.
+// after 200 bytes, every byte printable; without the label __name__, {a="b"}.
 func FormatLabels(labels []byte) string {
 	var metric, rest []byte
 	for i := 0; i < len(labels) && len(rest) < maxPrinted; {
@@ -348,10 +348,10 @@ func FormatLabels(labels []byte) string {
 		rest = strconv.AppendQuote(rest, string(value))
 	}
 	out := string(metric)
-	if !IsLegacyName(metric) {
+	if metric != nil && !IsLegacyName(metric) {
 		out = strconv.Quote(out)
 	}
-	if len(rest) > 0 {
+	if len(rest) > 0 || metric == nil {
 		out += "{" + string(rest) + "}"
 	}
 	if len(out) > maxPrinted {

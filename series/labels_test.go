@@ -41,3 +41,23 @@ func TestHashLabelsTakesNoShortCutTooMany(t *testing.T) {
 		}
 	}
 }
+
+func TestFormatLabels(t *testing.T) {
+	pack := func(pairs ...string) (b []byte) {
+		for i := 0; i < len(pairs); i += 2 {
+			b = AppendPair(b, pairs[i], pairs[i+1])
+		}
+		return b
+	}
+	for want, labels := range map[string][]byte{
+		`up{job="node"}`:              pack("__name__", "up", "job", "node"),
+		`up`:                          pack("__name__", "up"),
+		`"a.b"{"c.d"="\n"}`:           pack("__name__", "a.b", "c.d", "\n"),
+		`{instance="i",job="backup"}`: pack("instance", "i", "job", "backup"), // as a group has them
+		`{}`:                          nil,
+	} {
+		if got := FormatLabels(labels); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
