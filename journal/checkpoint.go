@@ -74,6 +74,9 @@ func listCheckpoints(ctx context.Context, stores []objectStore) ([]checkpoint, e
 // record whose applied function has been called was applied. The pieces are
 // compressed and checksummed.
 //
+// One that has it all already, because nothing was appended since, is as good as new: then
+// nothing is written, and [Status] and the metrics have the time of the call.
+//
 // Where a stream is followed nothing is applied until dump hands out its first
 // piece: what decides about records belongs before it. Then nothing is done either
 // if another relay has just written a checkpoint, or this one lags behind.
@@ -116,10 +119,15 @@ func (j *Journal) Checkpoint(ctx context.Context, dump func(piece func([]byte) e
 			// one is written twice, and all before it can go.
 			if apart(stores, good) {
 				if !j.nearlyFull() {
+					j.metrics.checkpointed(time.Now())
 					return nil
 				}
 				if good[1].cut == cut {
-					return e.purge(ctx, cut)
+					if err := e.purge(ctx, cut); err != nil {
+						return err
+					}
+					j.metrics.checkpointed(time.Now())
+					return nil
 				}
 			}
 			if !strings.HasSuffix(good[0].name, twice) {
@@ -166,7 +174,7 @@ func (j *Journal) Checkpoint(ctx context.Context, dump func(piece func([]byte) e
 	if err != nil {
 		return err
 	}
-	j.metrics.checkpointed(start, info.Size)
+	j.metrics.wrote(start, info.Size)
 	j.log.Debug("Checkpoint", "sequence", cut, "bytes", info.Size, "took", time.Since(start))
 	return nil
 }
@@ -246,9 +254,6 @@ func (j *Journal) prune(ctx context.Context, e *engine, cut uint64, before, good
 
 // dueShared reports whether this relay is to write the next checkpoint.
 func (j *Journal) dueShared(before []checkpoint, apart bool) bool {
-	if len(before) > 0 {
-		j.metrics.checkpointTime.Set(float64(before[0].at.UnixMilli()) / 1000)
-	}
 	f := j.follow
 	f.turn.Lock()
 	cut := f.cut()
@@ -258,8 +263,15 @@ func (j *Journal) dueShared(before []checkpoint, apart bool) bool {
 	if f.force || len(before) == 0 {
 		return true
 	}
-	fresh := time.Since(before[0].at) < j.opts.Cluster.Fresh
-	return !fresh && (before[0].cut != cut || !apart)
+	if time.Since(before[0].at) < j.opts.Cluster.Fresh {
+		j.metrics.checkpointed(before[0].at)
+		return false
+	}
+	if before[0].cut == cut && apart {
+		j.metrics.checkpointed(time.Now()) // it has it all
+		return false
+	}
+	return true
 }
 
 // keptShared picks those of the newest of all relays that are kept: the newest, and

@@ -230,3 +230,66 @@ func TestOneBucketIsEnough(t *testing.T) {
 		t.Errorf("into %s, where the only one lies that could be read", into.name)
 	}
 }
+
+// Where nothing happens no checkpoint is written, and the last one is not old for that;
+// after a restart it is as old as the one that was loaded.
+func TestNothingToCheckpoint(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, dir)
+	replayed(t, j)
+	if at := j.Status().Checkpoint; !at.IsZero() {
+		t.Errorf("a new journal has a checkpoint of %s", at)
+	}
+	begun := time.Now().Truncate(time.Second)
+	j.mustAppend(t, record(0))
+	for range kept {
+		if err := j.Checkpoint(t.Context(), dumpOf("all")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	written := j.Status().Checkpoint
+	for _, full := range []bool{false, true} {
+		j.metrics.checkpointed(time.UnixMilli(1000))
+		j.refused.Store(full)
+		if err := j.Checkpoint(t.Context(), func(func([]byte) error) error { return errors.New("it is written") }); err != nil {
+			t.Fatal(err)
+		}
+		if at := j.Status().Checkpoint; at.Before(written) {
+			t.Errorf("there was nothing to write, full %v: the last checkpoint is of %s", full, at)
+		}
+	}
+	j.Close()
+
+	j = open(t, dir)
+	defer j.Close()
+	replayed(t, j)
+	if at := j.Status().Checkpoint; at.Before(begun) || at.After(written.Add(time.Second)) {
+		t.Errorf("loaded is a checkpoint of %s, written by %s", at, written)
+	}
+}
+
+// The same where relays share a journal; what another has written counts as well.
+func TestNothingToCheckpointBesideOthers(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t)
+	opts := c.options()
+	opts.Cluster.Fresh = time.Hour
+	s := start(t, opts)
+	s.mustAdd(record(0))
+	s.mustCheckpoint("x") // there was none
+	old := time.UnixMilli(1000)
+	s.metrics.checkpointed(old)
+	s.mustCheckpoint("fresh")
+	if at := s.Status().Checkpoint; time.Since(at) > 10*time.Minute {
+		t.Errorf("a fresh checkpoint is of %s", at)
+	}
+	s.opts.Cluster.Fresh = 0
+	s.mustCheckpoint("apart")
+	s.metrics.checkpointed(old)
+	if err := s.Checkpoint(t.Context(), func(func([]byte) error) error { return errors.New("it is written") }); err != nil {
+		t.Fatal(err)
+	}
+	if at := s.Status().Checkpoint; time.Since(at) > 10*time.Minute {
+		t.Errorf("there was nothing to write, the last checkpoint is of %s", at)
+	}
+}

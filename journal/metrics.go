@@ -38,7 +38,7 @@ func newMetrics(reg prometheus.Registerer, j *Journal) *metrics {
 		lost:               counter("relay_journal_lost_records_total", "Records that were missing when the journal was replayed or reopened."),
 		checkpointFailures: counter("relay_journal_checkpoint_failures_total", "Checkpoints that could not be written."),
 		replayed:           gauge("relay_journal_replayed_ratio", "How much of the journal was replayed at the start, 0 to 1."),
-		checkpointTime:     gauge("relay_journal_checkpoint_timestamp_seconds", "When the last checkpoint was written, by whichever relay."),
+		checkpointTime:     gauge("relay_journal_checkpoint_timestamp_seconds", "When a checkpoint was written last, by whichever relay, or there was nothing to write."),
 		checkpointSize:     gauge("relay_journal_checkpoint_bytes", "Size of the last checkpoint."),
 		checkpointDuration: gauge("relay_journal_checkpoint_duration_seconds", "How long the last checkpoint took."),
 	}
@@ -111,8 +111,14 @@ func (j *Journal) size() float64 {
 	return float64(j.bytes.Load())
 }
 
-func (m *metrics) checkpointed(start time.Time, size uint64) {
-	m.checkpointTime.SetToCurrentTime()
+// checkpointed notes when a checkpoint had all that was applied.
+func (m *metrics) checkpointed(at time.Time) {
+	m.checkpointTime.Set(float64(at.UnixMilli()) / 1000)
+}
+
+// wrote notes a checkpoint that was written.
+func (m *metrics) wrote(start time.Time, size uint64) {
+	m.checkpointed(time.Now())
 	m.checkpointSize.Set(float64(size))
 	m.checkpointDuration.Set(time.Since(start).Seconds())
 }

@@ -197,6 +197,7 @@ func (j *Journal) replay(ctx context.Context, e *engine, load func(piece []byte)
 			continue
 		}
 		p.Checkpoint, found.loaded = c.cut, c.id()
+		j.metrics.checkpointed(c.at)
 		break
 	}
 	p.Damaged += bad

@@ -14,7 +14,7 @@ type Status struct {
 	Bytes      int64
 	Limit      int64     // of Bytes; 0: none, an external stream may be without
 	Replayed   float64   // at the start, 0 to 1
-	Checkpoint time.Time // when the last one was written; zero: none since the start
+	Checkpoint time.Time // when one was written last, or there was nothing to write; after a start, when that was written which was loaded; zero: there is none
 }
 
 // Status says how the journal is doing. It asks the engine, for a second at most;
