@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -182,6 +183,10 @@ func prefixed(path string, err error) error {
 	return errors.Join(out...)
 }
 
+// goType is what the parser says of a field that there is not: its place in this
+// program, which tells who wrote the file nothing.
+var goType = regexp.MustCompile(` in type .*`)
+
 // parseFile reads the content of an edges file, and the secrets that it names into
 // read, which knows its path.
 func parseFile(content []byte, read *reading) (*File, error) {
@@ -189,7 +194,7 @@ func parseFile(content []byte, read *reading) (*File, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&in); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
+		return nil, errors.New(goType.ReplaceAllString(err.Error(), ""))
 	}
 	// The same again, only to know the lines.
 	var lines struct {

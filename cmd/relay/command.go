@@ -114,7 +114,11 @@ func checkConfig(cfg *config, bad error, stdout, stderr io.Writer) int {
 			return
 		}
 		code = exitFailed
+		flag, _, _ := strings.Cut(what, "=")
 		for line := range strings.Lines(err.Error()) {
+			if strings.HasPrefix(flag, "--") {
+				line = flag + ": " + line
+			}
 			fmt.Fprintf(stderr, "%s\n", strings.TrimRight(line, "\n"))
 		}
 	}

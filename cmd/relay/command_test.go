@@ -186,6 +186,7 @@ func TestBinaryCheckConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	broken := file(t, "edges.yml", "edges:\n  - name: shop-17\n    authorization: {credentials_sha256: abc}\n  - name: '*'\n    ttl: soon\n")
+	misspelt := file(t, "edges.yml", "edges:\n  - name: shop-17\n    limits: {sries: 1}\n")
 	web := file(t, "web.yml", "basic_auth_users: {me: not-bcrypt\n")
 	for _, c := range []struct {
 		flags []string
@@ -200,7 +201,21 @@ func TestBinaryCheckConfig(t *testing.T) {
 		{[]string{"--series.lag-tolerance=500us"}, 1, "", []string{"--series.lag-tolerance", "1ms"}},
 		{[]string{"--no-such-flag"}, 1, "", []string{"--no-such-flag"}},
 		{[]string{"--web.config.file=" + web}, 1, "", []string{"--web.config.file", "line 1"}},
-		{[]string{"--ingest.listen-address=:10092", "--ingest.config.file=/no/such/file"}, 1, "flags: good\n", []string{"/no/such/file"}},
+		{[]string{"--ingest.listen-address=:10092", "--ingest.config.file=/no/such/file"}, 1, "flags: good\n", []string{"--ingest.config.file: open /no/such/file"}},
+		{[]string{"--edges.file=/no/such/file"}, 1, "flags: good\n", []string{"--edges.file: open /no/such/file"}},
+		{[]string{"--edges.file=" + misspelt}, 1, "flags: good\n", []string{misspelt + ": ", "line 3: field sries not found\n"}},
+		{[]string{"--web.listen-address=foo"}, 1, "", []string{"--web.listen-address=foo: ", "missing port"}},
+		{[]string{"--web.listen-address=:http", "--web.listen-address=[::1]:0", "--web.listen-address=vsock://:9100"}, 0, "flags: good\n", nil},
+		{[]string{"--web.listen-address=:99999", "--ingest.listen-address=:no-such-port"}, 1, "", []string{"--web.listen-address=:99999: ", "--ingest.listen-address=:no-such-port: "}},
+		{[]string{"--edges.retention=-1h"}, 1, "", []string{"--edges.retention=-1h0m0s is negative"}},
+		{[]string{"--web.external-url=example.com/relay"}, 1, "", []string{"--web.external-url=example.com/relay: want http://host"}},
+		{[]string{"--web.external-url=localhost:10091/relay"}, 1, "", []string{"--web.external-url=localhost:10091/relay: want http://host"}},
+		{[]string{"--web.external-url=/relay"}, 0, "flags: good\n", nil},
+		{[]string{"--push.ttl=inf", "--series.ttl-max=1h"}, 1, "", []string{"--push.ttl=inf is not between --series.ttl-min=1s and --series.ttl-max=1h"}},
+		// One fault hides no other, and each has its flag.
+		{[]string{"--web.enable-lifecycle", "--no-web.enable-admin-api", "--series.ttl=0", "--web.trusted-proxies", "10.0.0.0/33", "--limits.labels=0", "--limits.edges=x", "--exposition.max-scrapes=0", "--edges.file=/no/such/file"}, 1, "", []string{
+			`--series.ttl=0: TTL "0" is not positive`, `--web.trusted-proxies=10.0.0.0/33: "10.0.0.0/33" is neither`, "--limits.labels=0 is", "--limits.edges=x: ", "--exposition.max-scrapes=0 is", "--edges.file: open /no/such/file",
+		}},
 	} {
 		out, stderr, code := runBinary(t, append([]string{"check-config"}, c.flags...)...)
 		if code != c.code || out != c.out || len(c.says) == 0 && stderr != "" {
@@ -228,7 +243,9 @@ func TestBinaryCommandLine(t *testing.T) {
 		{[]string{"bogus"}, 2, "bogus"},
 		{[]string{"--url=http://127.0.0.1:1"}, 2, "--url"},
 		{[]string{"edges", "--url=ftp://127.0.0.1"}, 1, "--url"},
-		{[]string{"serve", "--series.ttl=soon"}, 2, "soon"},
+		{[]string{"serve", "--series.ttl=soon"}, 2, "relay: --series.ttl=soon: cannot read TTL"},
+		{[]string{"--limits.series=0", "--limits.labels=0"}, 2, "--limits.labels=0 is not between 1 and 255; --limits.series=0 is not positive (see --help)"},
+		{[]string{"--series.ttl=1m", "--series.ttl=2m", "--push.ttl=never"}, 2, "series.ttl"},
 	} {
 		out, stderr, code := runBinary(t, c.args...)
 		if code != c.code || !strings.Contains(stderr, c.says) || strings.Count(stderr, "\n") != 1 || out != "" {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -182,63 +183,145 @@ func parseFlags(args []string, stdout io.Writer) (cfg *config, done bool, err er
 		return nil, err == nil, err
 	}
 	cfg.command, cfg.flags = command, flagValues(app)
-	if parseErr != nil || cfg.remote() {
-		return cfg, false, parseErr
+	if parseErr != nil {
+		rest, faults := separateFaults(args)
+		if len(faults) == 0 {
+			return cfg, false, parseErr
+		}
+		return rest, false, errors.Join(append(faults, rest.check())...)
+	}
+	if cfg.remote() {
+		return cfg, false, nil
 	}
 	return cfg, false, cfg.check()
 }
 
-// check finds what does not fit together.
+// separateFaults finds each of the server's flags whose value cannot be read, which the
+// parser says of the first alone and without its name, and returns what the others say.
+func separateFaults(args []string) (rest *config, faults []error) {
+	quiet := func(cfg *config) *kingpin.Application {
+		app := newApp(cfg)
+		app.UsageWriter(io.Discard)
+		app.ErrorWriter(io.Discard)
+		app.Terminate(func(int) {})
+		return app
+	}
+	app := quiet(&config{})
+	parsed, err := app.ParseContext(args)
+	if err != nil {
+		return nil, nil
+	}
+	var good []string
+	for _, e := range parsed.Elements {
+		f, ok := e.Clause.(*kingpin.FlagClause)
+		if !ok || e.Value == nil {
+			continue
+		}
+		m := f.Model()
+		if app.GetFlag(m.Name) != f || m.Hidden || m.Name == "help" || m.Name == "version" {
+			continue
+		}
+		arg := "--" + m.Name + "=" + *e.Value
+		if m.IsBoolFlag() {
+			if arg = "--" + m.Name; *e.Value == "false" {
+				arg = "--no-" + m.Name
+			}
+		}
+		if _, err := quiet(&config{}).Parse([]string{arg}); err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", arg, err))
+			continue
+		}
+		good = append(good, arg)
+	}
+	rest = &config{command: serveCommand}
+	if _, err := quiet(rest).Parse(good); err != nil {
+		return nil, nil // one that is given twice
+	}
+	return rest, faults
+}
+
+// check finds what does not fit together: all of it, for those who correct it.
 func (c *config) check() error {
 	c.limits.SeriesBytes = int(c.seriesBytes)
-	switch {
-	case c.ttlMin > c.ttlMax:
-		return fmt.Errorf("--series.ttl-min=%s is over --series.ttl-max=%s", c.ttlMin, c.ttlMax)
-	case c.ttl < c.ttlMin || c.ttl > c.ttlMax:
-		return fmt.Errorf("--series.ttl=%s is not between --series.ttl-min=%s and --series.ttl-max=%s", c.ttl, c.ttlMin, c.ttlMax)
-	case min(c.lag, c.future, c.lookback) < time.Millisecond:
-		return errors.New("--series.lag-tolerance, --series.future-tolerance and --exposition.lookback must be 1ms at least")
-	case c.limits.Labels < 1 || c.limits.Labels > 255:
-		return fmt.Errorf("--limits.labels=%d is not between 1 and 255", c.limits.Labels)
-	case c.requestBytes < 1024 || c.requestBytes > 1<<30:
-		return fmt.Errorf("--limits.request-bytes=%s is not between 1KiB and 1GiB", c.requestBytes)
-	case c.inflightBytes < 2*c.requestBytes:
-		return fmt.Errorf("--limits.inflight-bytes=%s is less than twice --limits.request-bytes=%s: one request, compressed and decoded", c.inflightBytes, c.requestBytes)
-	case c.journalWindow < 2*time.Second:
-		return fmt.Errorf("--journal.window=%s is under 2s", c.journalWindow)
-	case c.journalMaxBytes < 16<<20:
-		return fmt.Errorf("--journal.max-bytes=%s is under 16MiB", c.journalMaxBytes)
-	case c.ingestConfig != "" && c.ingestAddress == "":
-		return errors.New("--ingest.config.file wants --ingest.listen-address")
-	case c.seriesBytes < 64 || c.seriesBytes > 512<<10:
-		return fmt.Errorf("--limits.series-bytes=%s is not between 64B and 512KiB", c.seriesBytes)
+	var faults []error
+	wrong := func(is bool, format string, args ...any) {
+		if is {
+			faults = append(faults, fmt.Errorf(format, args...))
+		}
 	}
+	fails := func(flag string, err error) {
+		if err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", flag, err))
+		}
+	}
+	bounds := fmt.Sprintf("--series.ttl-min=%s and --series.ttl-max=%s", c.ttlMin, c.ttlMax)
+	if c.ttlMin > c.ttlMax {
+		wrong(true, "--series.ttl-min=%s is over --series.ttl-max=%s", c.ttlMin, c.ttlMax)
+	} else {
+		wrong(c.ttl < c.ttlMin || c.ttl > c.ttlMax, "--series.ttl=%s is not between %s", c.ttl, bounds)
+		wrong(c.pushTTL != 0 && (c.pushTTL < c.ttlMin || c.pushTTL > c.ttlMax), "--push.ttl=%s is not between %s", c.pushTTL, bounds)
+	}
+	wrong(min(c.lag, c.future, c.lookback) < time.Millisecond, "--series.lag-tolerance, --series.future-tolerance and --exposition.lookback must be 1ms at least")
+	wrong(c.edgesRetention < 0, "--edges.retention=%s is negative", c.edgesRetention)
+	wrong(c.limits.Labels < 1 || c.limits.Labels > 255, "--limits.labels=%d is not between 1 and 255", c.limits.Labels)
+	wrong(c.requestBytes < 1024 || c.requestBytes > 1<<30, "--limits.request-bytes=%s is not between 1KiB and 1GiB", c.requestBytes)
+	wrong(c.inflightBytes < 2*c.requestBytes, "--limits.inflight-bytes=%s is less than twice --limits.request-bytes=%s: one request, compressed and decoded", c.inflightBytes, c.requestBytes)
+	wrong(c.journalWindow < 2*time.Second, "--journal.window=%s is under 2s", c.journalWindow)
+	wrong(c.journalMaxBytes < 16<<20, "--journal.max-bytes=%s is under 16MiB", c.journalMaxBytes)
+	wrong(c.ingestConfig != "" && c.ingestAddress == "", "--ingest.config.file wants --ingest.listen-address")
+	wrong(c.seriesBytes < 64 || c.seriesBytes > 512<<10, "--limits.series-bytes=%s is not between 64B and 512KiB", c.seriesBytes)
 	if c.journal == "nats" {
 		c.nats.Fresh = c.journalWindow / 4
 		if err := c.nats.Check(); err != nil {
-			return err
+			faults = append(faults, err)
 		}
 	} else if c.nats.URL != "" {
-		return fmt.Errorf("--journal.nats-url wants --journal=nats, it is --journal=%s", c.journal)
+		wrong(true, "--journal.nats-url wants --journal=nats, it is --journal=%s", c.journal)
 	}
-	for name, n := range map[string]int{
-		"--limits.series": c.limits.Series, "--limits.edges": c.limits.Edges, "--limits.groups": c.limits.Groups, "--limits.label-name-bytes": c.limits.LabelNameBytes, "--limits.histogram-buckets": c.limits.HistogramBuckets,
-		"--limits.label-value-bytes": c.limits.LabelValueBytes, "--exposition.max-scrapes": c.maxScrapes,
-		"--ingest.max-connections": c.ingestConnections, "--ingest.max-connections-per-ip": c.ingestConnectionsPerIP,
+	for _, n := range []struct {
+		flag  string
+		value int
+	}{
+		{"--limits.series", c.limits.Series}, {"--limits.edges", c.limits.Edges}, {"--limits.groups", c.limits.Groups}, {"--limits.label-name-bytes", c.limits.LabelNameBytes},
+		{"--limits.label-value-bytes", c.limits.LabelValueBytes}, {"--limits.histogram-buckets", c.limits.HistogramBuckets}, {"--exposition.max-scrapes", c.maxScrapes},
+		{"--ingest.max-connections", c.ingestConnections}, {"--ingest.max-connections-per-ip", c.ingestConnectionsPerIP},
 	} {
-		if n < 1 {
-			return fmt.Errorf("%s=%d is not positive", name, n)
-		}
+		wrong(n.value < 1, "%s=%d is not positive", n.flag, n.value)
 	}
 	if _, err := memoryLimit(c.memory); err != nil {
-		return err
+		faults = append(faults, err)
 	}
-	if c.routePrefix == "" && c.externalURL != nil {
-		c.routePrefix = c.externalURL.Path
+	if !*c.web.WebSystemdSocket {
+		for _, address := range *c.web.WebListenAddresses {
+			if !strings.HasPrefix(address, "vsock://") {
+				fails("--web.listen-address="+address, checkAddress(address))
+			}
+		}
+	}
+	if c.ingestAddress != "" {
+		fails("--ingest.listen-address="+c.ingestAddress, checkAddress(c.ingestAddress))
+	}
+	if u := c.externalURL; u != nil {
+		// A path alone is where a proxy has it, under whatever name that is reached.
+		pathOnly := u.Scheme == "" && u.Host == "" && u.Opaque == "" && strings.HasPrefix(u.Path, "/")
+		wrong(!pathOnly && (u.Scheme != "http" && u.Scheme != "https" || u.Host == ""), "--web.external-url=%s: want http://host, https://host or a /path", u.Redacted())
+		if c.routePrefix == "" {
+			c.routePrefix = u.Path
+		}
 	}
 	c.routePrefix = "/" + strings.Trim(c.routePrefix, "/")
-	if err := web.Validate(*c.web.WebConfigFile); err != nil {
-		return fmt.Errorf("--web.config.file: %w", err)
+	fails("--web.config.file", web.Validate(*c.web.WebConfigFile))
+	return errors.Join(faults...)
+}
+
+// checkAddress refuses what cannot be listened on, whatever machine that is.
+func checkAddress(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		return fmt.Errorf("%w; want host:port or :port", err)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/prometheus/common/promslog"
@@ -49,7 +50,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return checkConfig(cfg, err, stdout, stderr)
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "relay: %v (see --help)\n", err)
+		fmt.Fprintf(stderr, "relay: %s (see --help)\n", strings.ReplaceAll(err.Error(), "\n", "; "))
 		return exitUsage
 	}
 	if cfg.remote() {
