@@ -181,6 +181,26 @@ func checkJobs(t *testing.T, where, query string) {
 	})
 }
 
+// checkSums finds sums of what relays that share a journal all have: it would count twice.
+// What one of them took it counts alone, so rates are sums.
+func checkSums(t *testing.T, where, query string) {
+	t.Helper()
+	expr, err := parser.NewParser(parser.Options{}).ParseExpr(strings.ReplaceAll(query, "$__rate_interval", "5m"))
+	if err != nil {
+		return // checkQuery has said so
+	}
+	parser.Inspect(expr, func(n parser.Node, _ []parser.Node) error {
+		sum, ok := n.(*parser.AggregateExpr)
+		if !ok || sum.Op != parser.SUM || !sum.Without && slices.Contains(sum.Grouping, "instance") {
+			return nil
+		}
+		if _, rate := sum.Expr.(*parser.Call); !rate {
+			t.Errorf("%s: %s adds up what several relays may share", where, sum)
+		}
+		return nil
+	})
+}
+
 // checkText finds flags and metrics in a text that do not exist.
 func checkText(t *testing.T, where, text string, all map[string]map[string][]string) {
 	t.Helper()
@@ -303,6 +323,7 @@ func TestDashboard(t *testing.T) {
 			}
 			refs[q.RefID] = true
 			checkQuery(t, p.Title, q.Expr, all)
+			checkSums(t, p.Title, q.Expr)
 			for _, name := range regexp.MustCompile(`\brelay_[a-z_]+[a-z]`).FindAllString(q.Expr, -1) {
 				asked[name] = true
 			}
