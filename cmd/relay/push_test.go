@@ -219,13 +219,16 @@ func besideAPushgateway(t *testing.T) {
 			res.Body.Close()
 		}
 	}
-	do("PUT", "L3Zhci90bXA/x/%20y", "# HELP escaped A \\\\ and\\na line.\n# TYPE escaped gauge\nescaped{l=\"a \\\"b\\\" \\\\ \\n ü\"} -Inf\n")
+	do("PUT", "L3Zhci90bXA/x/%20y", "# HELP escaped A \\\\ and\\na line.\n# TYPE escaped gauge\nescaped{l=\"a \\\"b\\\" \\\\ \\n ü \t \u0001 \u007f\"} -Inf\n")
 	http.DefaultClient.CloseIdleConnections()
 	same()
 	heir := startBinary(t)
-	out, err := exec.Command("../../scripts/take-over-groups", theirs, heir, "24h").CombinedOutput()
+	out, err := exec.Command("../../scripts/take-over-groups", theirs+"/", heir+"/", "24h").CombinedOutput()
 	if want := fmt.Sprintf("%d groups\n", strings.Count(groupsOf(t, theirs), "last_push_successful")); err != nil || string(out) != want {
 		t.Fatalf("%v: %s, want %s", err, out, want)
+	}
+	if out, err := exec.Command("../../scripts/take-over-groups", "http://127.0.0.1:1", heir).CombinedOutput(); err == nil || !strings.Contains(string(out), "127.0.0.1") {
+		t.Errorf("without a Pushgateway: %v: %q", err, out)
 	}
 	base = heir
 	same()
