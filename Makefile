@@ -2,10 +2,10 @@
 BENCH ?= .
 REF ?= main
 
-.PHONY: help build run test race fuzz lint e2e long sampling bench bench-compare bench-peers bench-loads bench-journal ci
+.PHONY: help build run test race fuzz lint e2e faults long sampling bench bench-compare bench-peers bench-loads bench-journal ci
 
 help: ## what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-15s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-15s %s\n", $$1, $$2}'
 
 build: ## the binary, in ./bin
 	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...

@@ -275,3 +275,22 @@ func TestEdgesFileOfTheDocuments(t *testing.T) {
 		t.Errorf("%d edges", n)
 	}
 }
+
+// make help shows every target, and none is taken for a file.
+func TestMakefile(t *testing.T) {
+	text := read(t, "Makefile")
+	shown := regexp.MustCompile(`grep -E '([^']*)'`).FindStringSubmatch(text)
+	phony := regexp.MustCompile(`(?m)^\.PHONY: (.*)$`).FindStringSubmatch(text)
+	targets := regexp.MustCompile(`(?m)^([^\s.#:=?]+):.*$`).FindAllStringSubmatch(text, -1)
+	if shown == nil || phony == nil || len(targets) < 10 {
+		t.Fatalf("%q %q %q", shown, phony, targets)
+	}
+	for _, m := range targets {
+		if !regexp.MustCompile(shown[1]).MatchString(m[0]) {
+			t.Errorf("make help does not show %s", m[1])
+		}
+		if !slices.Contains(strings.Fields(phony[1]), m[1]) {
+			t.Errorf("%s is not phony", m[1])
+		}
+	}
+}
