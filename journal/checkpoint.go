@@ -85,7 +85,7 @@ func (j *Journal) Checkpoint(ctx context.Context, dump func(piece func([]byte) e
 	if e == nil {
 		return ErrUnavailable
 	}
-	if j.Behind() != nil {
+	if j.follow != nil && j.Behind() != nil {
 		return nil // what it has is old, and what follows it may be gone
 	}
 	start := time.Now()

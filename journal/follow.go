@@ -87,11 +87,11 @@ func (f *following) state() (next uint64, round int, err error) {
 
 // Behind says why a relay with an external cluster takes no pushes at the moment:
 // because the cluster does not answer, or because what others wrote is not applied
-// here yet. What it shows then may be old. It is nil for an embedded journal, and
-// an ErrUnavailable else.
+// here yet. What it shows then may be old. With an embedded journal: because it was
+// damaged, and no checkpoint has what is left yet. It is an ErrUnavailable or nil.
 func (j *Journal) Behind() error {
 	if j.follow == nil {
-		return nil
+		return j.unsaved()
 	}
 	e := j.current()
 	if e == nil || !e.conn.IsConnected() {

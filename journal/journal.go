@@ -191,6 +191,10 @@ func (j *Journal) Append(ctx context.Context, r *Record, apply func()) error {
 	if j.follow != nil {
 		return j.appendInTurn(ctx, e, r, apply)
 	}
+	if err := j.unsaved(); err != nil {
+		j.metrics.failures.Inc()
+		return err
+	}
 	j.mu.Lock()
 	j.appends++
 	id := j.appends
@@ -206,6 +210,17 @@ func (j *Journal) Append(ctx context.Context, r *Record, apply func()) error {
 	}
 	apply()
 	return nil
+}
+
+// unsaved is the error until a checkpoint has what could be read of a journal that was
+// damaged: what came before it would count as covered by an older one.
+func (j *Journal) unsaved() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.follow != nil || !j.found.damage {
+		return nil
+	}
+	return fmt.Errorf("%w: it was damaged, and what is left of it is not saved yet", ErrUnavailable)
 }
 
 // publish has the engine take a record, in parts if it is long. id tells its parts

@@ -329,6 +329,20 @@ func TestDamagedRecords(t *testing.T) {
 	if len(records) != 2 || p.Damaged != 1 || p.Whole() {
 		t.Errorf("%d records, %+v", len(records), p)
 	}
+	// Nothing is taken until what is left is saved.
+	full := errors.New("full")
+	if err := j.Checkpoint(t.Context(), func(func([]byte) error) error { return full }); err == nil {
+		t.Error("a checkpoint that failed is taken for one")
+	}
+	if err := j.Append(t.Context(), record(3), func() { t.Error("applied") }); !errors.Is(err, ErrUnavailable) || j.Behind() == nil {
+		t.Errorf("before a checkpoint: %v", err)
+	}
+	if err := j.Checkpoint(t.Context(), dumpOf("left")); err != nil {
+		t.Fatal(err)
+	}
+	if j.mustAppend(t, record(3)); j.Behind() != nil {
+		t.Error(j.Behind())
+	}
 }
 
 // Bytes on the disk are flipped and cut: it starts, and has what is not damaged.
@@ -383,6 +397,11 @@ func TestDamagedStore(t *testing.T) {
 			for _, r := range records {
 				if want := record(int(r.Received)); fmt.Sprintf("%+v", r) != fmt.Sprintf("%+v", *want) {
 					t.Errorf("%s at %d: %+v was never written", what, at, r)
+				}
+			}
+			if !p.Whole() {
+				if err := j.Checkpoint(t.Context(), dumpOf("what is left")); err != nil {
+					t.Fatal(err)
 				}
 			}
 			j.mustAppend(t, record(n)) // and it goes on

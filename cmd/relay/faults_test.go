@@ -214,6 +214,71 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+// The disk is full and the journal is damaged: what is left of it is shown, and pushes
+// are answered 503 until it can be saved, which nobody helps with.
+func TestDiskFullAndDamaged(t *testing.T) {
+	wantsFaults(t)
+	disk := mounted(t, "relay-test", "tmpfs", "size=24m")
+	data, filler := filepath.Join(disk, "data"), filepath.Join(disk, "filler")
+	c, p, _ := startOn(t, data, "--journal.window=1h")
+	for range 10 {
+		c.push(10_000)
+	}
+	// So much that a checkpoint does not fit into what a start frees.
+	var many prompb.WriteRequest
+	for range 3000 {
+		many.Timeseries = append(many.Timeseries, prompb.TimeSeries{
+			Labels:  []prompb.Label{{Name: "__name__", Value: "many"}, {Name: "id", Value: fmt.Sprintf("%016x%016x%016x", rand.Uint64(), rand.Uint64(), rand.Uint64())}},
+			Samples: []prompb.Sample{{Value: 1, Timestamp: time.Now().UnixMilli()}},
+		})
+	}
+	body, err := many.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.Post(c.base+"/api/v1/write", "application/x-protobuf", bytes.NewReader(snappy.Encode(nil, body)))
+	if err != nil || res.StatusCode != 204 {
+		t.Fatal(res, err)
+	}
+	res.Body.Close()
+	(*p).Signal(syscall.SIGTERM)
+	(*p).wait(t)
+	blocks, _ := filepath.Glob(filepath.Join(data, "jetstream/*/streams/RELAY/msgs/*.blk"))
+	if len(blocks) != 1 {
+		t.Fatal(blocks)
+	}
+	raw, err := os.ReadFile(blocks[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[25_000] ^= 1 // in the body of the third
+	if err := os.WriteFile(blocks[0], raw, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, filler)
+	relay := start(t, relayBinary(t), "--web.listen-address="+strings.TrimPrefix(c.base, "http://"), "--journal.path="+data, "--series.ttl=4m", "--journal.window=1h")
+	defer relay.Signal(syscall.SIGKILL)
+	shown := func() int { return strings.Count(getPage(t, c.base+"/metrics"), "\ndisk_") }
+	waitFor(t, "the relay", func() bool { return status(c.base+"/-/healthy") == 200 })
+	waitFor(t, "what is left", func() bool { return shown() >= 9 })
+	for until := time.Now().Add(7 * time.Second); time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
+		if code := c.push(100); code != 503 {
+			t.Fatalf("a push is answered %d", code)
+		}
+		if n, code := shown(), status(c.base+"/-/ready"); n != 9 || code != 503 {
+			t.Fatalf("%d series are shown, /-/ready is %d", n, code)
+		}
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	clear(c.sure)
+	c.recovers(100)
+	if n := shown(); n < 9 || status(c.base+"/-/ready") != 200 {
+		t.Errorf("%d series are shown", n)
+	}
+}
+
 // fill takes the rest of a file system.
 func fill(t *testing.T, path string) {
 	t.Helper()

@@ -56,11 +56,12 @@ type relay struct {
 
 // Times of the life cycle.
 const (
-	sweepEvery = 5 * time.Second
-	watchEvery = 5 * time.Second  // files that are reloaded on change
-	drainTime  = 10 * time.Second // for requests that are being taken
-	closeTime  = 5 * time.Second  // for scrapes that are being answered
-	lingerTime = time.Second      // for requests that had been sent and not been read
+	sweepEvery      = 5 * time.Second
+	watchEvery      = 5 * time.Second  // files that are reloaded on change
+	drainTime       = 10 * time.Second // for requests that are being taken
+	closeTime       = 5 * time.Second  // for scrapes that are being answered
+	checkpointAgain = 5 * time.Second  // after one without which the journal takes nothing
+	lingerTime      = time.Second      // for requests that had been sent and not been read
 
 	// sharedDelay is how long after another relay has taken a request it may be applied
 	// here, while this one is not behind.
@@ -166,8 +167,13 @@ func (r *relay) start(ctx context.Context) error {
 		r.log.Info("Replayed the journal", "checkpoint", p.Checkpoint, "records", p.Records, "damaged", p.Damaged, "lost", p.Lost,
 			"series", r.store.Stats(time.Now()).Live, "took", time.Since(begun).Round(time.Millisecond))
 		if !p.Whole() && r.cfg.journal != "nats" { // there it is due when it can be
+			// Without it, on a full disk, say, the journal takes nothing. What was read is
+			// shown all the same.
 			if err := r.journal.Checkpoint(ctx, r.dump); err != nil {
-				return err
+				if ctx.Err() != nil {
+					return err
+				}
+				r.log.Error("The journal was damaged, and what is left of it cannot be saved: pushes are answered 503 until it can, scrapes go on", "err", err)
 			}
 		}
 	}
@@ -189,10 +195,15 @@ func (r *relay) checkpoint(ctx context.Context) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
+		var again <-chan time.Time // nothing is taken before one succeeds
+		if r.cfg.journal != "nats" && r.journal.Behind() != nil {
+			again = time.After(checkpointAgain)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-again:
 		case <-r.journal.Due():
 		}
 		if err := r.journal.Checkpoint(ctx, r.dump); err != nil && ctx.Err() == nil {
