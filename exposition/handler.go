@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"runtime"
@@ -126,7 +127,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	start := time.Now()
 	timeout := scrapeTimeout(r.Header)
-	up := r.URL.Query().Get("page") == "up"
+	up := r.URL.Query().Get("page") == pageUp
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()
 	patience, stop := context.WithTimeout(ctx, timeout-timeout/10)
@@ -193,7 +194,7 @@ func (h *Handler) silent(w http.ResponseWriter, q *series.Query, now time.Time) 
 	if q.Edge == "" || h.opts.Edges == nil || !h.opts.Edges.Silent(q.Edge, now) {
 		return false
 	}
-	h.unavailable(w, "edge_silent", "the edge is silent: its last accepted request is older than that request's TTL")
+	h.unavailable(w, "edge_silent", fmt.Sprintf("the edge %.60q is silent: its last accepted request is older than that request's TTL, or none of an edge of that name is remembered", q.Edge))
 	return true
 }
 
@@ -220,12 +221,27 @@ func (h *Handler) Selection(v url.Values) (series.Query, error) {
 	if len(v["match[]"]) == 0 {
 		return series.Query{}, errors.New("match[] must be given")
 	}
-	return h.query(url.Values{"match[]": v["match[]"], "edge": v["edge"]})
+	v = maps.Clone(v)
+	v.Del("shard")
+	v.Del("page")
+	return h.query(v)
 }
 
-// query reads the parameters.
+// pageUp is the one page= that there is.
+const pageUp = "up"
+
+// query reads the parameters. What is nearly one of them is refused: a page of all
+// series in place of a few would be taken for these.
 func (h *Handler) query(v url.Values) (series.Query, error) {
 	q := series.Query{Edge: v.Get("edge")}
+	if page := v.Get("page"); page != "" && page != pageUp {
+		return q, fmt.Errorf("page %.20q: there is only %s", page, pageUp)
+	}
+	for name, meant := range map[string]string{"match": "match[]", "edge[]": "edge", "edges": "edge", "shards": "shard"} {
+		if v.Has(name) {
+			return q, fmt.Errorf("parameter %s: want %s; there are match[], edge, shard and page", name, meant)
+		}
+	}
 	selectors := v["match[]"]
 	if len(selectors) > maxSelectors {
 		return q, fmt.Errorf("%d selectors, at most %d", len(selectors), maxSelectors)

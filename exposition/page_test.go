@@ -1093,7 +1093,7 @@ func TestScrapesAreBounded(t *testing.T) {
 // expired meanwhile is not shown, an edge that fell silent is.
 func TestPagesAreOfNow(t *testing.T) {
 	for _, wait := range []string{"replay", "turn"} {
-		for query, want := range map[string]string{"": "200 ", "edge=e": "503 the edge is silent", "edge=e&page=up": "503 the edge is silent"} {
+		for query, want := range map[string]string{"": "200 ", "edge=e": `503 the edge "e" is silent`, "edge=e&page=up": `503 the edge "e" is silent`} {
 			if wait == "turn" && strings.Contains(query, "up") {
 				continue // it needs none
 			}

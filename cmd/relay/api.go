@@ -55,6 +55,18 @@ type targetGroup struct {
 // Prometheus would drop the targets of those that are left out: after an error it keeps
 // those it has.
 func (r *relay) discovery(w http.ResponseWriter, req *http.Request) {
+	params := req.URL.Query()
+	page := params.Get("page")
+	if page != "" && page != "up" {
+		http.Error(w, fmt.Sprintf("page %.20q: there is only up", page), http.StatusBadRequest)
+		return
+	}
+	for _, name := range []string{"match", "match[]", "edge", "shard"} {
+		if params.Has(name) {
+			http.Error(w, "parameter "+name+": the targets are all edges, and page is all that can be asked for", http.StatusBadRequest)
+			return
+		}
+	}
 	if !r.awaitReplay(req.Context()) {
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, notReplayed, http.StatusServiceUnavailable)
@@ -66,7 +78,7 @@ func (r *relay) discovery(w http.ResponseWriter, req *http.Request) {
 		l := map[string]string{
 			"__scheme__": scheme, "__metrics_path__": prefix + "/metrics", "__param_edge": e.Name, "edge": e.Name,
 		}
-		if page := req.URL.Query().Get("page"); page == "up" {
+		if page != "" {
 			l["__param_page"] = page
 		}
 		groups = append(groups, targetGroup{[]string{host}, l})

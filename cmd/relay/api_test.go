@@ -156,3 +156,47 @@ func TestSeriesAPI(t *testing.T) {
 	}
 	http.DefaultClient.CloseIdleConnections()
 }
+
+// What is nearly a parameter is refused, with what there is: a page of everything in
+// place of a few series would be taken for these. And who pushes to the wrong listener
+// is told of the right one.
+func TestNearlyRight(t *testing.T) {
+	base, _ := startRelay(t, "--ingest.listen-address=127.0.0.1:0")
+	for _, c := range []struct {
+		method, path string
+		code         int
+		says         string
+	}{
+		{"GET", "/metrics?match=up", 400, "match[]"},
+		{"GET", "/metrics?edges=shop", 400, "want edge"},
+		{"GET", "/metrics?edge=shop&page=pu", 400, "there is only up"},
+		{"GET", "/metrics?page=&edge=&shard=", 200, ""},
+		{"GET", "/metrics?edge=typo", 503, `the edge "typo" is silent`},
+		{"GET", "/metrics?edge=typo", 503, "or none of an edge of that name is remembered"},
+		{"GET", "/api/v1/series?edge=shop&match=up", 400, "want match[]"},
+		{"GET", "/api/v1/series?match[]=up&shard=0/2", 200, ""},
+		{"DELETE", "/api/v1/series?edge=shop&match=up", 403, ""},
+		{"GET", "/api/v1/sd?page=ups", 400, "there is only up"},
+		{"GET", "/api/v1/sd?match[]=up", 400, "page is all"},
+		{"GET", "/api/v1/sd?page=up", 200, ""},
+		{"POST", "/api/v1/write", 404, "--ingest.listen-address=127.0.0.1:0"},
+		{"POST", "/api/v1/push", 404, "--ingest.listen-address=127.0.0.1:0"},
+		{"PUT", "/metrics/job/x/instance/i", 404, "--ingest.listen-address=127.0.0.1:0"},
+		{"GET", "/no/such/path", 404, "404 page not found"},
+	} {
+		req, err := http.NewRequest(c.method, base+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || res.StatusCode != c.code || !strings.Contains(string(text), c.says) {
+			t.Errorf("%s %s: %d %s, want %d %s", c.method, c.path, res.StatusCode, text, c.code, c.says)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+}

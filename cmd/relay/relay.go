@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -227,6 +228,10 @@ func (r *relay) routes() (http.Handler, error) {
 	mux := http.NewServeMux()
 	if r.cfg.ingestAddress == "" {
 		r.pushRoutes(mux)
+	} else {
+		for _, path := range slices.Concat(ingest.Paths, ingest.PushPaths) {
+			mux.HandleFunc(path, r.pushElsewhere)
+		}
 	}
 	mux.Handle("/metrics", r.pages)
 	mux.Handle("GET /api/v1/sd", small(http.HandlerFunc(r.discovery)))
@@ -302,6 +307,11 @@ func (r *relay) pushRoutes(mux *http.ServeMux) {
 	for _, path := range ingest.PushPaths {
 		mux.Handle(path, r.pusher)
 	}
+}
+
+// pushElsewhere answers a push to the web listener where there is another one for that.
+func (r *relay) pushElsewhere(w http.ResponseWriter, _ *http.Request) {
+	http.Error(w, "Pushes are not taken here, but by the listener of --ingest.listen-address="+r.cfg.ingestAddress, http.StatusNotFound)
 }
 
 // prefixed puts all paths under the prefix. While the relay stops, each answer is the
