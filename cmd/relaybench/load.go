@@ -19,7 +19,7 @@ type fleet struct {
 
 const perMachine = 40
 
-// appendLabels calls add for each label of series i, sorted by name.
+// each calls add for each label of series i, sorted by name.
 func (f *fleet) each(i int, add func(name, value string)) {
 	pod, m := i/perMachine, i%perMachine
 	add("__name__", fmt.Sprintf("container_metric_%02d_total", m))

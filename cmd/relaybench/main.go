@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -41,6 +42,29 @@ type config struct {
 }
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// check finds what would be known only after the load, or not at all.
+func (c *config) check() error {
+	switch {
+	case c.Series < 1 || c.Batch < 1 || c.Connections < 1 || c.Labels < 10 || c.Protocol != 1 && c.Protocol != 2:
+		return errors.New("--series, --batch and --connections start at 1, --labels at 10, --protocol is 1 or 2")
+	case c.Rounds < 0 || c.Scrapes < 0 || c.Edges < 0 || c.Latency < 0 || c.Pause < 0:
+		return errors.New("--rounds, --scrapes, --edges, --latency-load and --pause are not negative")
+	case c.Latency > 0 && (c.ScrapeURL == "" || c.Rounds == 0):
+		return errors.New("--latency-load wants a --scrape-url, and a rate: --rounds of 1 at least")
+	}
+	if c.ScrapeURL != "" {
+		for _, format := range c.Formats {
+			if _, _, err := parseFormat(format); err != nil {
+				return fmt.Errorf("--formats: %w", err)
+			}
+		}
+	}
+	if !process(c.PID).known() {
+		return fmt.Errorf("--pid=%d: there is no such process in /proc", c.PID)
+	}
+	return nil
+}
 
 func run(args []string, stdout, stderr io.Writer) int {
 	c := config{Headers: map[string]string{}} // kingpin adds to the map that is there
@@ -95,8 +119,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	c.Formats = strings.Split(strings.Join(c.Formats, ","), ",")
-	if c.Series < 1 || c.Batch < 1 || c.Connections < 1 || c.Labels < 10 || c.Protocol != 1 && c.Protocol != 2 {
-		fmt.Fprintln(stderr, "relaybench: --series, --batch and --connections start at 1, --labels at 10, --protocol is 1 or 2")
+	if err := c.check(); err != nil {
+		fmt.Fprintf(stderr, "relaybench: %v\n", err)
 		return 2
 	}
 	if c.Edges > 0 {

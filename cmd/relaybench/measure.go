@@ -309,12 +309,21 @@ func scrapePages(ctx context.Context, c *config, p process) (*pagesReport, error
 	return r, nil
 }
 
-// ask asks for a page.
-func ask(ctx context.Context, url, format string) (*http.Response, error) {
+// parseFormat reads the name of a format, such as text+gzip.
+func parseFormat(format string) (accept, encoding string, err error) {
 	kind, encoding, _ := strings.Cut(format, "+")
 	accept, ok := accepts[kind]
-	if !ok {
-		return nil, fmt.Errorf("unknown format %q", format)
+	if !ok || !slices.Contains([]string{"", "gzip", "zstd"}, encoding) || strings.HasSuffix(format, "+") {
+		return "", "", fmt.Errorf("unknown format %q: text, openmetrics or protobuf, as it is or with +gzip or +zstd", format)
+	}
+	return accept, encoding, nil
+}
+
+// ask asks for a page.
+func ask(ctx context.Context, url, format string) (*http.Response, error) {
+	accept, encoding, err := parseFormat(format)
+	if err != nil {
+		return nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -437,9 +446,16 @@ func measureLatency(ctx context.Context, c *config, f *fleet, series []int32, r 
 	if err := scraper.Start(); err != nil {
 		return err
 	}
+	ended := make(chan error, 1)
+	go func() { ended <- scraper.Wait() }()
 	r.Scraping, err = run()
+	select {
+	case gone := <-ended: // and it never ends by itself
+		return errors.Join(err, fmt.Errorf("the scraper ended while pushes were measured: %w", gone))
+	default:
+	}
 	scraper.Process.Kill()
-	scraper.Wait()
+	<-ended
 	if err != nil {
 		return err
 	}

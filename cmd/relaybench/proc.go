@@ -17,6 +17,12 @@ const clockTick = 10 * time.Millisecond
 // unknown: its figures are zero.
 type process int
 
+// known reports whether there is that process; the zero one is always.
+func (p process) known() bool {
+	_, err := os.Stat(fmt.Sprintf("/proc/%d/stat", p))
+	return p == 0 || err == nil
+}
+
 // cpu is the user and system time that the process has used: the sum of its
 // threads', in ns, where the kernel keeps that.
 func (p process) cpu() time.Duration {
