@@ -22,6 +22,7 @@ import (
 	"mime"
 	"net/http"
 	"path"
+	"strconv"
 	"strings"
 )
 
@@ -136,12 +137,26 @@ func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h.Set("Content-Type", a.mediaType)
 	text := a.plain
-	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+	if takesGzip(r.Header) {
 		h.Set("Content-Encoding", "gzip")
 		text = a.zipped
 	}
 	h.Set("Content-Length", fmt.Sprint(len(text)))
 	w.Write(text)
+}
+
+// takesGzip reports whether a client takes gzip; gzip;q=0 says that it does not.
+func takesGzip(h http.Header) bool {
+	for offer := range strings.SplitSeq(strings.Join(h.Values("Accept-Encoding"), ","), ",") {
+		name, weight, weighted := strings.Cut(offer, ";")
+		if !strings.EqualFold(strings.TrimSpace(name), "gzip") {
+			continue
+		}
+		_, q, _ := strings.Cut(weight, "=")
+		v, err := strconv.ParseFloat(strings.TrimSpace(q), 64)
+		return !weighted || err == nil && v > 0
+	}
+	return false
 }
 
 // index is the page. Without scripts it is what to put into the configurations on

@@ -78,6 +78,14 @@ func TestAssets(t *testing.T) {
 		if text, err := io.ReadAll(z); err != nil || string(text) != plain.Body.String() {
 			t.Errorf("%s differs when it is compressed: %v", p, err)
 		}
+		for _, not := range []string{"gzip;q=0", "br, gzip; q=0.0", "gzipped", "x;a=gzip"} {
+			if got := get(h, p, "Accept-Encoding", not); got.Header().Get("Content-Encoding") != "" || got.Body.String() != plain.Body.String() {
+				t.Errorf("%s is compressed for %q", p, not)
+			}
+		}
+		if got := get(h, p, "Accept-Encoding", "br;q=1, GZIP;q=0.5"); got.Header().Get("Content-Encoding") != "gzip" {
+			t.Errorf("%s is not compressed", p)
+		}
 		if again := get(h, p, "If-None-Match", plain.Header().Get("ETag")); again.Code != http.StatusNotModified || again.Body.Len() > 0 {
 			t.Errorf("%s again: %d", p, again.Code)
 		}

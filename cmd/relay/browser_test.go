@@ -215,6 +215,27 @@ func pageFirstRun(t *testing.T) {
 	if text := eval[string](b, `document.querySelector("#to-prometheus code").textContent`); !strings.Contains(text, "X-Relay-Edge: ship-9") {
 		t.Errorf("the name is not in the configuration:\n%s", text)
 	}
+	fill := func(name, value string) {
+		eval[chromedp.Void](b, fmt.Sprintf(`((e) => { e.value = %q; e.dispatchEvent(new Event("input", { bubbles: true })); })(document.querySelector("#fill input[name=%s]"))`, value, name))
+	}
+	code := func(id string) string {
+		return eval[string](b, `document.querySelector("#to-`+id+` code").textContent`)
+	}
+	fill("edge", "no") // which is a boolean in YAML
+	fill("ttl", "2m")
+	for id, want := range map[string]string{"prometheus": "X-Relay-Edge: \"no\"", "otel": "X-Relay-TTL: 2m\n", "vmagent": "'X-Relay-Edge:no^^X-Relay-TTL:2m'", "curl": "#!set stale_timeout = 2m\n"} {
+		if text := code(id); !strings.Contains(text, want) {
+			t.Errorf("%s lacks %s:\n%s", id, want, text)
+		}
+	}
+	for name, value := range map[string]string{"edge": "-no", "ttl": "0s"} { // the relay refuses both
+		fill(name, value)
+		if text := code("prometheus"); strings.Contains(text, value) {
+			t.Errorf("%q is in the configuration:\n%s", value, text)
+		}
+	}
+	fill("edge", "ship-9")
+	fill("ttl", "")
 	eval[chromedp.Void](b, `globalThis.sameDocument = true; document.querySelector("#to-prometheus .copy").click()`)
 	b.until("what the copy button says", `/Copied|Selected/.test(document.querySelector("#to-prometheus .copy").textContent)`)
 

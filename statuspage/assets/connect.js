@@ -4,12 +4,17 @@
 import { el, show, say } from "./dom.js";
 
 const defaults = { edge: "shop-17", ttl: "90s" };
-const good = { edge: /^[A-Za-z0-9_.@:-]+$/, ttl: /^(\d+(\.\d+)?(ms|s|m|h)?|(\d+h)?(\d+m)?(\d+s)?|inf)$/ };
+// What the relay takes.
+const good = { edge: /^[A-Za-z0-9][A-Za-z0-9_.@:-]{0,127}$/, ttl: /^(?=.*[1-9]|inf)(\d+(\.\d+)?(ms|s|m|h)?|(\d+h)?(\d+m)?(\d+s)?|inf)$/ };
+
+// What YAML takes for a string as it is; of no, 08 and a: it makes something else.
+const plain = /^(?!(?:y|n|yes|no|on|off|true|false|null)$)[a-z][a-z0-9_.@-]*$|^\d+(?:ms|s|m|h)$/i;
+const asYAML = (s) => (plain.test(s) ? s : `"${s}"`);
 
 export function connectView(root, state) {
+  const fills = fillable(root);
   for (const box of root.querySelectorAll(".tabbed")) tabs(box);
   for (const snippet of root.querySelectorAll(".snippet")) copyable(snippet);
-  const fills = fillable(root);
   const form = root.querySelector("#fill");
   show(form, true);
   form.addEventListener("submit", (e) => e.preventDefault());
@@ -18,7 +23,8 @@ export function connectView(root, state) {
       const input = form.elements[name];
       const ok = input.value === "" || good[name].test(input.value);
       input.setAttribute("aria-invalid", String(!ok));
-      if (ok) for (const e of fills[name]) e.textContent = input.value || defaults[name];
+      const value = input.value || defaults[name];
+      if (ok) for (const e of fills[name]) e.textContent = e.dataset.scalar ? asYAML(value) : value;
     }
   });
   const waiting = root.querySelector("#waiting");
@@ -87,10 +93,12 @@ async function copy(pre) {
 function fillable(root) {
   const fills = { edge: [], ttl: [] };
   for (const code of root.querySelectorAll(".snippet code")) {
-    code.replaceChildren(...code.textContent.split(/(shop-17|90s)/).map((s) => {
+    const yaml = /\.ya?ml$/.test(code.closest(".snippet").querySelector(".where").textContent.trim());
+    code.replaceChildren(...code.textContent.split(/(shop-17|90s)/).map((s, i, all) => {
       const name = Object.keys(defaults).find((n) => defaults[n] === s);
       if (!name) return s;
       const e = el("var", {}, s);
+      if (yaml && all[i - 1].endsWith(": ")) e.dataset.scalar = "yes";
       fills[name].push(e);
       return e;
     }));

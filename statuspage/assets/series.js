@@ -5,6 +5,7 @@ import { count, span, plural, clock } from "./format.js";
 
 const few = 100, many = 1000;
 const again = 5000, longest = 60_000; // ms
+const longestWait = 30_000; // ms, for an answer
 
 // The list is asked for again after a hundred times the time that the answer took, so
 // that a page that is left open costs the relay at most a hundredth of a processor,
@@ -52,12 +53,14 @@ export function seriesView(root, state) {
     if (edge) params.append("edge", edge);
     root.setAttribute("aria-busy", "true");
     const begun = performance.now();
+    const patience = setTimeout(() => mine.abort(new Error(`no answer within ${longestWait / 1000} s`)), longestWait);
     let answer, error;
     try {
       answer = await state.ask("series?" + params, mine.signal);
     } catch (err) {
       error = err;
     }
+    clearTimeout(patience);
     if (busy !== mine) return; // another question was asked since
     busy = null;
     took = performance.now() - begun;
