@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -399,6 +401,50 @@ func TestDeleteAPI(t *testing.T) {
 	sendWrite(t, base, write{edge: "shop", ttl: "1h", names: all, time: time.Now()})
 	if got := state("a"); got != "live" {
 		t.Errorf("after a new sample a is %s", got)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// What was learned of an edge is told while it pushes: one that is dead has no clock
+// that is off, and none whose TTL is too short is alerted for twice.
+func TestNothingIsLearnedOfTheDead(t *testing.T) {
+	base, _ := startRelay(t, "--series.ttl-min=1ms", "--edges.file="+file(t, "edges.yml", `
+edges:
+- name: berlin
+  authorization: {credentials_sha256: `+fmt.Sprintf("%x", sha256.Sum256([]byte("berlin")))+`}
+`))
+	push := func(ttl string, taken time.Time) {
+		t.Helper()
+		sample := at(taken.UnixMilli(), 1, "__name__", "up")
+		req, err := http.NewRequest(http.MethodPost, base+"/api/v1/write", bytes.NewReader(snappy.Encode(nil, v1Of(t, sample))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer berlin")
+		req.Header.Set("X-Relay-TTL", ttl)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != 204 {
+			t.Fatal(res.StatusCode)
+		}
+	}
+	now := time.Now()
+	push("1m", now.Add(-200*time.Millisecond))
+	push("1m", now)
+	learned := func() int {
+		text := ownPage(t, base)
+		return strings.Count(text, "\nrelay_edge_clock_skew_seconds{edge=\"berlin\"} ") + strings.Count(text, "\nrelay_edge_push_interval_seconds{edge=\"berlin\"} ")
+	}
+	if n := learned(); n != 2 {
+		t.Fatalf("%d of 2 figures of an edge that pushes", n)
+	}
+	push("50ms", now.Add(200*time.Millisecond))
+	eventually(t, "nothing that was learned of it", func() bool { return learned() == 0 })
+	if text := ownPage(t, base); !strings.Contains(text, `relay_edge_ttl_seconds{edge="berlin"} 0.05`) || !strings.Contains(text, "\nrelay_edges_flickering 0\n") {
+		t.Error("it flickers, or is not missed")
 	}
 	http.DefaultClient.CloseIdleConnections()
 }
