@@ -685,6 +685,21 @@ func TestProcessDeploy(t *testing.T) {
 		waitFor(t, "the edge at the centre", func() bool {
 			return ask(`up{job="relay-edges",edge="shop-17"}`) == "1" && ask(`count({site="shop-17",job="prometheus"}) > bool 50`) == "1" && ask(`relay_series_live{job="relay-self"} > bool 50`) == "1"
 		})
+		// What an edge says of the relay's own jobs does not get there.
+		for job, body := range map[string]string{"relay-self": "up 0\n", "relay-edges": "up{edge=\"shop-17\"} 1\n", "pump": "up 1\n"} {
+			res, err := http.Post(base+"/metrics/job/"+job+"/instance/liar?ttl=1h", "text/plain", strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+			if res.StatusCode != http.StatusOK {
+				t.Fatal(res.Status)
+			}
+		}
+		waitFor(t, "what an edge may say", func() bool { return ask(`up{job="pump",instance="liar"}`) == "1" })
+		if got := ask(`count(up{job!="pump",instance="liar"})`); got != "" {
+			t.Errorf("the centre believes %s of what an edge says of others", got)
+		}
 		edge.Signal(syscall.SIGKILL)
 		waitFor(t, "the edge missing", func() bool {
 			return ask(`up{job="relay-edges",edge="shop-17"}`) == "0" && ask(`count({site="shop-17"})`) == ""
