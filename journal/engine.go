@@ -42,7 +42,11 @@ type engine struct {
 
 // startEngine starts the server on a directory.
 func startEngine(o *Options) (*engine, error) {
-	if err := setAside(o.Path, o.Logger); err != nil {
+	err := setAside(o.Path, o.Logger)
+	if err == nil {
+		err = os.RemoveAll(filepath.Join(o.Path, closedMark))
+	}
+	if err != nil {
 		return nil, err
 	}
 	srv, err := server.NewServer(&server.Options{

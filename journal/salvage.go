@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -56,13 +57,19 @@ func blocks(dir string) []string {
 	return files
 }
 
-// setAside moves the stream away if a record's header in it is damaged, and buckets.
+// setAside moves the stream away if a record in it is damaged such that the engine would
+// loop, or would cut off what is behind it, and buckets.
 func setAside(path string, log *slog.Logger) error {
+	bodies := !isClosed(path)
 	aside := func(dir, prefix, what string, records bool) error {
 		last := uint64(0)
-		for _, file := range blocks(dir) {
+		files := blocks(dir)
+		for i, file := range files {
 			var err error
-			if last, err = checkBlock(file, last, records); err == nil {
+			if last, err = checkBlock(file, last, records); err == nil && records && bodies {
+				err = checkBodies(file, i == len(files)-1)
+			}
+			if err == nil {
 				continue
 			}
 			to := filepath.Join(path, prefix+time.Now().UTC().Format("20060102T150405.000"))
@@ -125,6 +132,57 @@ func checkBlock(file string, last uint64, records bool) (uint64, error) {
 		}
 	}
 	return last, nil
+}
+
+// checkBodies looks for damaged records in a block with good headers. The engine looks for
+// them, too, where it was not closed, and leaves out all that is behind one. At the end
+// of the last block one is what a crash leaves behind.
+func checkBodies(file string, last bool) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	in := bufio.NewReaderSize(f, 1<<20)
+	var data []byte
+	var damaged error
+	for {
+		var h [blockHeader]byte
+		if _, err := io.ReadFull(in, h[:]); err != nil {
+			break
+		}
+		size := int(binary.LittleEndian.Uint32(h[:])&^(1<<31)) - blockHeader
+		if size < blockSum {
+			break
+		}
+		data = slices.Grow(data[:0], size)[:size]
+		if _, err := io.ReadFull(in, data); err != nil {
+			break
+		}
+		if damaged != nil {
+			return damaged
+		}
+		seq := binary.LittleEndian.Uint64(h[4:])
+		if seq&tombstone != 0 || size < len(subject)+blockSum {
+			continue
+		}
+		if _, _, err := parse(data[len(subject) : size-blockSum]); errors.Is(err, errDamaged) {
+			damaged = fmt.Errorf("the record of sequence %d: %w", seq&sequenceBits, err)
+		}
+	}
+	if last {
+		return nil
+	}
+	return damaged
+}
+
+// closedMark says that the engine was closed: it has noted what is in its blocks, and
+// does not read them at the next start.
+const closedMark = "closed"
+
+func isClosed(path string) bool {
+	_, err := os.Stat(filepath.Join(path, closedMark))
+	return err == nil
 }
 
 // checkTail tells a record that a crash has cut from one whose length is damaged:

@@ -69,3 +69,36 @@ func TestSalvageLeavesOutWhatIsInTheCheckpoint(t *testing.T) {
 		}
 	}
 }
+
+// After a crash the engine reads its blocks, and cuts one off where a record in it is
+// damaged: what is behind that is not lost, nor is the loss of one kept quiet.
+func TestDamageAfterACrash(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, dir)
+	defer j.Close()
+	const n, damaged = 60, 20
+	for i := range n {
+		j.mustAppend(t, record(i))
+	}
+	for _, torn := range []int{damaged, n - 1} {
+		crashed := copyOf(t, dir)
+		file := blocks(streamDir(crashed))[0]
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw[(2*torn+1)*len(raw)/(2*n)+10] ^= 1 // about the middle of its body
+		if err := os.WriteFile(file, raw, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		again := open(t, crashed)
+		_, records, p := replayed(t, again)
+		again.Close()
+		if len(records) != n-1 {
+			t.Errorf("record %d is damaged, %d are left: %+v", torn, len(records), p)
+		}
+		if whole := torn == n-1; p.Whole() != whole { // the last one a crash may have cut
+			t.Errorf("record %d is damaged: %+v", torn, p)
+		}
+	}
+}
