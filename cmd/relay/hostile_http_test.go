@@ -440,7 +440,7 @@ func hostileScrape(t *testing.T) {
 			{strings.Repeat("match[]=up&", 100), 400},
 			{"shard=1/1", 400}, {"shard=-1/2", 400}, {"shard=0/0", 400}, {"shard=0/1025", 400}, {"shard=h0stile", 400}, {"shard=99999999999999999999/2", 400}, {"shard=0/2/3", 400}, {"shard=/", 400},
 			{"edge=nobody", 503}, {"edge=" + url.QueryEscape("../../etc"), 503}, {"edge=" + strings.Repeat("x", 5000), 503},
-			{"page=h0stile&edge=sentinel", 200}, {"%zz", 200},
+			{"page=h0stile&edge=sentinel", 400}, {"page=" + strings.Repeat("x", 5000), 400}, {"%zz", 200},
 		} {
 			begun := time.Now()
 			res, err := s.client.Get(s.web + "/metrics?" + c.query)
