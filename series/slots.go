@@ -144,7 +144,8 @@ func (a *refsArena) put(ids []pairID) (off uint32, isNew bool) {
 	if f := a.free[n]; len(f) > 0 {
 		off, a.free[n] = f[len(f)-1], f[:len(f)-1]
 	} else {
-		if len(a.chunks) == 0 || a.tail+1+len(ids) > refsChunk {
+		// A run without ids has a place, too.
+		if len(a.chunks) == 0 || a.tail+1+max(1, len(ids)) > refsChunk {
 			a.chunks = append(a.chunks, as[pairID](a.mem.slab()))
 			a.tail = 0
 		}

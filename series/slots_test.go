@@ -40,6 +40,22 @@ func TestRefsArenaShares(t *testing.T) {
 	}
 }
 
+// A run is in one chunk, also one without ids.
+func TestRefsArenaChunks(t *testing.T) {
+	for _, n := range []int{0, 1, 9} {
+		for left := range 12 {
+			a := refsArena{mem: &memory{}}
+			defer a.mem.end()
+			a.put(make([]pairID, 20))
+			a.tail = refsChunk - left
+			ids := slices.Repeat([]pairID{7}, n)
+			if off, _ := a.put(ids); !slices.Equal(a.at(off, uint8(n)), ids) || *a.head(off) != 1<<8|pairID(n) {
+				t.Errorf("%d ids with %d words left: not there", n, left)
+			}
+		}
+	}
+}
+
 func TestRefsArenaAgainstAMap(t *testing.T) {
 	a := refsArena{mem: &memory{}}
 	defer a.mem.end()
