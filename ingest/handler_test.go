@@ -239,6 +239,8 @@ func TestPartialWrites(t *testing.T) {
 		{"invalid UTF-8 label name", ts(1, "__name__", "bad", "\xff", "a"), series.LabelInvalid, "UTF-8"},
 		{"NUL in the metric name", ts(1, "__name__", "b\x00d"), series.NameInvalid, "NUL"},
 		{"long value", ts(1, "__name__", "bad", "a", long), series.LabelValueTooLong, "--limits.label-value-bytes"},
+		{"value of megabytes", ts(1, "__name__", "bad", "a", strings.Repeat("x", 3<<20)), series.LabelValueTooLong, "--limits.label-value-bytes"},
+		{"label name of megabytes", ts(1, "__name__", "bad", strings.Repeat("x", 3<<20), "a"), series.LabelValueTooLong, "--limits.label-value-bytes"},
 		{"many labels", ts(1, append(many, "__name__", "bad")...), series.TooManyLabels, "--limits.labels"},
 		{"very many labels", ts(1, append(slicesRepeat("l", 100_000), "__name__", "bad")...), series.SeriesTooLong, "--limits.series-bytes"},
 		{"very many empty labels", ts(1, append(make([]string, 200_000), "__name__", "bad")...), series.SeriesTooLong, "--limits.series-bytes"},

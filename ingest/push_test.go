@@ -106,15 +106,16 @@ func TestPushPathsAndMethods(t *testing.T) {
 		{"PUT", "/metrics/job/x", "a", 400, "line 1: ", ""},
 		{"PUT", "/metrics/job/x", "a 1\na 2\n", 400, "pushed twice", ""},
 		{"PUT", "/metrics/job/x", "a{__x=\"y\"} 1\n", 400, "reserved", ""},
+		{"PUT", "/metrics/job/x", "a{b=\"" + strings.Repeat("x", 3<<20) + "\"} 1\n", 400, "--limits.label-value-bytes", ""},
 		{"PUT", "/metrics/job/x", "#!set stale_timeout = soon\na 1\n", 400, "line 1: ", ""},
 	} {
 		g := newGateway(t, Options{})
 		code, body := g.do(c.method, c.path, c.body)
 		if code != c.code || !strings.Contains(body, c.says) {
-			t.Errorf("%s %s %q: %d %s, want %d %s", c.method, c.path, c.body, code, body, c.code, c.says)
+			t.Errorf("%s %s %.200q: %d %s, want %d %s", c.method, c.path, c.body, code, body, c.code, c.says)
 		}
 		if got := g.shows(); got != c.shown {
-			t.Errorf("%s %s %q: shown %s, want %s", c.method, c.path, c.body, got, c.shown)
+			t.Errorf("%s %s %.200q: shown %s, want %s", c.method, c.path, c.body, got, c.shown)
 		}
 	}
 }

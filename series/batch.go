@@ -657,7 +657,7 @@ func (b *Batch) SeriesRefs(refs []uint32) Verdict {
 	hash, canonical, ok := b.store.dict.hashLabels(packed)
 	if !ok {
 		b.cur = current{slot: noSlot}
-		return b.refuseSeries(LabelValueTooLong, nil, "a label is longer than any limit allows")
+		return b.refuseSeries(LabelValueTooLong, nil, beyondLimits)
 	}
 	if canonical && !b.terms.rewrites() {
 		return b.find(hash, packed, false)
@@ -764,10 +764,20 @@ func aheadOf(ms int64) time.Duration {
 	return (time.Duration(ms) * time.Millisecond).Round(time.Second)
 }
 
+const beyondLimits = "a label is longer than any limit allows: --limits.label-value-bytes"
+
 // refused refuses the item that next has numbered.
 func (b *Batch) refused(r Reason) Verdict {
-	if b.recorded != nil && r == OK {
-		r = Malformed // why is not recorded
+	switch {
+	case b.recorded != nil:
+		if r == OK {
+			r = Malformed // why is not recorded
+		}
+	case r == Malformed:
+		// Labels that were rebuilt are in packed form, unless one is so long that there
+		// is none for it. Series cannot say so: it is called again.
+		r = LabelValueTooLong
+		b.note(r, nil, beyondLimits)
 	}
 	b.res.Rejected[r]++
 	b.refusals = append(b.refusals, b.items-1)
