@@ -493,7 +493,7 @@ func (r *relay) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			r.edges.NotAfter(now)
+			r.edges.NotAfter(time.Now()) // a tick that waited for a sweep is older
 			if now, ok := r.sweepTime(now); ok {
 				r.store.Sweep(now)
 			}
