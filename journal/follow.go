@@ -536,7 +536,8 @@ type settling struct {
 // take over. Under mu.
 func (f *following) isExact(info *jetstream.StreamInfo) bool {
 	l := leadershipOf(info)
-	return info.Cluster == nil || len(info.Cluster.Replicas) == 0 || l.leader != "" && l == f.exact
+	// What the configuration says: a leader may not have heard of the others yet.
+	return info.Config.Replicas <= 1 || l.leader != "" && l == f.exact
 }
 
 // settle makes sure that a leader has gone through all that was acknowledged under
