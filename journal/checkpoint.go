@@ -89,6 +89,10 @@ func (j *Journal) Checkpoint(ctx context.Context, dump func(piece func([]byte) e
 		return nil // what it has is old, and what follows it may be gone
 	}
 	start := time.Now()
+	var asides []string
+	if j.follow == nil {
+		asides = j.asides() // if there are more later, e is closed
+	}
 	stores, err := e.objectStores(ctx)
 	if err != nil {
 		return err
@@ -113,7 +117,7 @@ func (j *Journal) Checkpoint(ctx context.Context, dump func(piece func([]byte) e
 		name = fmt.Sprintf("-%08x", rand.Uint32())
 	} else {
 		cut = j.cut()
-		if len(good) > 0 && good[0].cut == cut && len(j.asides()) == 0 {
+		if len(good) > 0 && good[0].cut == cut && len(asides) == 0 {
 			// Nothing has happened. But the one that has it all may have lost its fellow.
 			// And if nothing happens because the journal is full, it stays full: then this
 			// one is written twice, and all before it can go.
@@ -169,7 +173,7 @@ func (j *Journal) Checkpoint(ctx context.Context, dump func(piece func([]byte) e
 		err = j.pruneShared(ctx, e, found.useless)
 	} else {
 		before = slices.DeleteFunc(before, func(c checkpoint) bool { return c.in.name == into.name && c.name == meta.Name })
-		err = j.prune(ctx, e, cut, before, good)
+		err = j.prune(ctx, e, cut, before, good, asides)
 	}
 	if err != nil {
 		return err
@@ -223,8 +227,9 @@ func apart(stores []objectStore, good []checkpoint) bool {
 	return len(good) > 1 && (len(stores) == 1 || good[0].in.name != good[1].in.name)
 }
 
-// prune deletes what a new checkpoint replaces: all but the newest good one before it.
-func (j *Journal) prune(ctx context.Context, e *engine, cut uint64, before, good []checkpoint) error {
+// prune deletes what a new checkpoint replaces: all but the newest good one before it. asides
+// are the directories of which it has what could be read.
+func (j *Journal) prune(ctx context.Context, e *engine, cut uint64, before, good []checkpoint, asides []string) error {
 	for _, c := range before {
 		if len(good) > 0 && c.id() == good[0].id() {
 			continue
@@ -234,16 +239,21 @@ func (j *Journal) prune(ctx context.Context, e *engine, cut uint64, before, good
 		}
 	}
 	j.mu.Lock()
-	damaged := j.found.damage
-	j.found = findings{}
+	damaged, reopened := j.found.damage, j.current() != e
+	if !reopened {
+		j.found = findings{}
+	}
 	j.mu.Unlock()
+	if reopened {
+		return fmt.Errorf("%w: it failed while old checkpoints were deleted", ErrUnavailable)
+	}
 	if len(good) > 0 && good[0].cut <= cut {
 		// The older of the two still needs what follows it.
 		if err := e.purge(ctx, good[0].cut); err != nil {
 			return err
 		}
 	}
-	if err := j.salvaged(); err != nil {
+	if err := salvaged(asides); err != nil {
 		return err
 	}
 	if len(good) == 0 && damaged {

@@ -40,6 +40,7 @@ type Journal struct {
 	engine   *engine       // nil while it is being reopened
 	broken   chan error    // why
 	refused  atomic.Bool   // a record, since the last checkpoint, for lack of room
+	unsure   atomic.Bool   // since the engine was opened a record hung: it may be stored, and is not applied
 	asking   sync.Mutex    // held while the engine is asked for its size
 	bytes    atomic.Uint64 // of the stream, as it last said
 	ended    atomic.Bool
@@ -57,11 +58,11 @@ type Journal struct {
 	buffers sync.Pool
 }
 
-// findings are what a replay has found out about the checkpoints, until the next one is
-// written.
+// findings are what a replay has found out about the checkpoints, or the reopening of the
+// engine, until the next one is written.
 type findings struct {
 	useless map[string]bool // ids of those that are damaged, or of a stream that was lost
-	loaded  string          // id of the one that was read
+	loaded  string          // id of the one that is best where none is good: it goes last
 	damage  bool            // somewhere
 }
 
@@ -272,6 +273,9 @@ func (j *Journal) failed(err error) error {
 		j.isDue()
 		return ErrFull
 	}
+	if errors.Is(err, errStuck) {
+		j.unsure.Store(true)
+	}
 	if j.follow == nil && !errors.Is(err, errBusy) && !errors.Is(err, errEnded) {
 		select {
 		case j.broken <- err:
@@ -306,7 +310,7 @@ func (j *Journal) supervise() {
 			}
 			e, err := startEngine(&j.opts)
 			if err == nil {
-				err = j.reopened(e, errors.Is(why, errStuck))
+				err = j.reopened(e)
 			}
 			if err == nil {
 				break
@@ -316,9 +320,9 @@ func (j *Journal) supervise() {
 	}
 }
 
-// reopened takes a new engine into use. unsure: it may have a record that was not
-// applied.
-func (j *Journal) reopened(e *engine, unsure bool) error {
+// reopened takes a new engine into use. If something of what it should have was moved
+// aside or lost, memory has it: it takes no records before a checkpoint does, too.
+func (j *Journal) reopened(e *engine) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTime)
 	defer cancel()
 	info, err := e.stream.Info(ctx)
@@ -327,13 +331,28 @@ func (j *Journal) reopened(e *engine, unsure bool) error {
 		return err
 	}
 	j.mu.Lock()
-	if info.State.LastSeq < j.last {
-		unsure = true
-		j.log.Error("The journal has lost acknowledged records; what they led to is still in memory, and in the next checkpoint", "lost", j.last-info.State.LastSeq)
-		j.metrics.lost.Add(float64(j.last - info.State.LastSeq))
-	}
-	j.last = info.State.LastSeq
+	last, found := j.last, j.found
 	j.mu.Unlock()
+	unsure, back := false, info.State.LastSeq < last
+	if back {
+		if found, err = outdated(ctx, e, found); err != nil {
+			e.close()
+			return err
+		}
+	}
+	if back || len(j.asides()) > 0 {
+		unsure, found.damage = true, true
+	}
+	j.mu.Lock()
+	if back {
+		j.log.Error("The journal has lost acknowledged records; what they led to is still in memory, and in the next checkpoint", "lost", last-info.State.LastSeq)
+		j.metrics.lost.Add(float64(last - info.State.LastSeq))
+	}
+	j.last, j.found = info.State.LastSeq, found
+	j.mu.Unlock()
+	if j.unsure.Swap(false) {
+		unsure = true
+	}
 	j.engineMu.Lock()
 	j.engine = e
 	j.engineMu.Unlock()
@@ -341,12 +360,30 @@ func (j *Journal) reopened(e *engine, unsure bool) error {
 	case <-j.broken: // what failed before is of the old one
 	default:
 	}
-	j.metrics.reopened.Inc()
-	j.log.Info("The journal is open again", "path", j.opts.Path)
 	if unsure {
 		j.isDue() // from then on a replay leads to what is in memory now
 	}
+	j.metrics.reopened.Inc()
+	j.log.Info("The journal is open again", "path", j.opts.Path)
 	return nil
+}
+
+// outdated are the findings about a stream that has gone back: its sequences mean other
+// records than in the checkpoints that there are, of which one is kept until there is
+// another.
+func outdated(ctx context.Context, e *engine, before findings) (findings, error) {
+	list, err := e.checkpoints(ctx)
+	if err != nil {
+		return before, err
+	}
+	f := findings{useless: map[string]bool{}, loaded: before.loaded, damage: before.damage}
+	for _, c := range list {
+		if f.loaded == "" && !before.useless[c.id()] {
+			f.loaded = c.id()
+		}
+		f.useless[c.id()] = true
+	}
+	return f, nil
 }
 
 // cut is the highest sequence of which all records up to it have been applied.

@@ -37,6 +37,9 @@ func newBuckets(name string, replicas int, log *slog.Logger) buckets {
 
 func bucketNames(name string) [2]string { return [2]string{name, name + "-b"} }
 
+// bucketStream is the name of the stream that a bucket is in, and of its directory.
+func bucketStream(name string) string { return "OBJ_" + name }
+
 // An objectStore is one of the buckets.
 type objectStore struct {
 	name   string
@@ -62,7 +65,7 @@ func (e *engine) objectStores(ctx context.Context) (stores []objectStore, err er
 		if err != nil {
 			return nil, fmt.Errorf("object store %s: %w", name, err)
 		}
-		stream, err := e.js.Stream(ctx, "OBJ_"+name)
+		stream, err := e.js.Stream(ctx, bucketStream(name))
 		if err != nil {
 			return nil, fmt.Errorf("object store %s: %w", name, err)
 		}

@@ -92,8 +92,11 @@ func (j *Journal) readable(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		names := bucketNames(bucket)
-		for _, stream := range append(names[:], streamName) {
+		streams := []string{streamName}
+		for _, name := range bucketNames(bucket) {
+			streams = append(streams, bucketStream(name))
+		}
+		for _, stream := range streams {
 			for _, file := range blocks(engineDir(j.opts.Path, stream)) {
 				if f, err := os.Open(file); err == nil {
 					io.Copy(io.Discard, f)

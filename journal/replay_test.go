@@ -97,6 +97,9 @@ func TestDiskHangsAtTheStart(t *testing.T) {
 				j.engine.js = &silentJetStream{j.engine.js, &hangs, silent == "description"}
 			}
 			pipe := filepath.Join(streamDir(dir), "msgs", "1000.blk")
+			if silent != "stream" {
+				pipe = filepath.Join(engineDir(dir, bucketStream(bucket)), "msgs", "1000.blk")
+			}
 			if err := syscall.Mkfifo(pipe, 0o666); err != nil {
 				t.Fatal(err)
 			}

@@ -79,7 +79,7 @@ func setAside(path string, log *slog.Logger) error {
 		return nil
 	}
 	for i, name := range bucketNames(bucket) {
-		err := aside(engineDir(path, "OBJ_"+name), fmt.Sprint(damagedBucket, i+1, "-"), "A place for checkpoints is damaged, and moved aside", false)
+		err := aside(engineDir(path, bucketStream(name)), fmt.Sprint(damagedBucket, i+1, "-"), "A place for checkpoints is damaged, and moved aside", false)
 		if err != nil {
 			return err
 		}
@@ -329,8 +329,8 @@ func (j *Journal) asides() (dirs []string) {
 }
 
 // salvaged notes that a checkpoint has what was read. The files stay, for people.
-func (j *Journal) salvaged() error {
-	for _, dir := range j.asides() {
+func salvaged(asides []string) error {
+	for _, dir := range asides {
 		if err := os.WriteFile(filepath.Join(dir, salvagedMark), []byte("What could be read of this is in a checkpoint. The directory may be removed.\n"), 0o666); err != nil {
 			return err
 		}
