@@ -91,10 +91,14 @@ func (r *Registry) settled() map[string]election {
 	return pairs
 }
 
+// stepBack is by how much a time is older at least that is of a clock that was set back.
+// Requests that overtake each other, records that take long to be stored in a journal that
+// is shared, and the clocks of relays that share one, differ by less.
+const stepBack = time.Minute
+
 // ahead reports whether it is not a replica that was silent for less than no time, but
-// the clock that was set back. Requests that overtake each other, and the clocks of
-// relays that share a journal, differ by less than the window.
-func (e *election) ahead(now int64) bool { return e.At-now > e.Window }
+// the clock that was set back.
+func (e *election) ahead(now int64) bool { return e.At-now > max(e.Window, stepBack.Milliseconds()) }
 
 // Listens reports whether Elect might take the request, and elects nobody.
 func (r *Registry) Listens(pair, replica string, received time.Time, s Span) bool {

@@ -120,6 +120,28 @@ func TestPairsAfterAStepBack(t *testing.T) {
 	}
 }
 
+// A record that came late through a shared journal has an older time than what was taken
+// meanwhile: the clock was not set back, however short the TTL is.
+func TestPairsAfterALateRecord(t *testing.T) {
+	p := pairTest{t, New(time.Hour, 10, nil)}
+	const ttl = 10_000 // a window of 5 s
+	p.expect(100, "a", true)
+	p.took(100, "a", ttl, 100)
+	for _, late := range []int{94, 90, 50} {
+		if p.r.Listens("pair", "b", second(late), spanning(101, 101)) {
+			t.Errorf("a record of %d s is taken for a clock set back", late)
+		}
+		p.expectWith(late, "b", spanning(101, 101), false)
+		p.expectWith(late+6, "b", spanning(102, 102), false) // if the election was of then, it is over
+	}
+	p.expectWith(105, "b", spanning(105, 105), false)
+	p.expectWith(106, "b", spanning(106, 106), true)
+
+	p.took(106, "b", ttl, 106)
+	p.expectWith(45, "a", spanning(107, 107), false) // a minute and more: from now on it counts
+	p.expectWith(51, "a", spanning(108, 108), true)
+}
+
 // Of whom nothing is taken after all, nobody is elected with: not in a dump either.
 func TestPairsWithdraw(t *testing.T) {
 	p := pairTest{t, New(time.Hour, 10, nil)}
