@@ -42,11 +42,7 @@ type engine struct {
 
 // startEngine starts the server on a directory.
 func startEngine(o *Options) (*engine, error) {
-	err := setAside(o.Path, o.Logger)
-	if err == nil {
-		err = os.RemoveAll(filepath.Join(o.Path, closedMark))
-	}
-	if err != nil {
+	if err := setAside(o.Path, o.Logger); err != nil {
 		return nil, err
 	}
 	srv, err := server.NewServer(&server.Options{

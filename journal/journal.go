@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -154,11 +152,6 @@ func (j *Journal) shut() error {
 	if j.engine != nil {
 		j.engine.close()
 		j.engine = nil
-		if j.lock != nil {
-			if err := os.WriteFile(filepath.Join(j.opts.Path, closedMark), []byte("The engine was closed.\n"), 0o666); err != nil {
-				j.log.Warn("The next start reads the journal once more than it must", "err", err)
-			}
-		}
 	}
 	if j.lock == nil {
 		return nil

@@ -60,7 +60,7 @@ func blocks(dir string) []string {
 // setAside moves the stream away if a record in it is damaged such that the engine would
 // loop, or would cut off what is behind it, and buckets.
 func setAside(path string, log *slog.Logger) error {
-	bodies := !isClosed(path)
+	bodies := !isNoted(streamDir(path))
 	aside := func(dir, prefix, what string, records bool) error {
 		last := uint64(0)
 		files := blocks(dir)
@@ -135,7 +135,7 @@ func checkBlock(file string, last uint64, records bool) (uint64, error) {
 }
 
 // checkBodies looks for damaged records in a block with good headers. The engine looks for
-// them, too, where it was not closed, and leaves out all that is behind one. At the end
+// them, too, where it has not noted what there is, and leaves out all that is behind one. At the end
 // of the last block one is what a crash leaves behind.
 func checkBodies(file string, last bool) error {
 	f, err := os.Open(file)
@@ -176,13 +176,34 @@ func checkBodies(file string, last bool) error {
 	return damaged
 }
 
-// closedMark says that the engine was closed: it has noted what is in its blocks, and
-// does not read them at the next start.
-const closedMark = "closed"
+// isNoted reports whether the engine has noted all that is in a stream's blocks, as it does
+// when it is closed, also by an error, and every two minutes: then it does not read them
+// when it starts (nats-server 2.15.2, recoverFullState). Its notes end with the checksum of
+// the last record and their own.
+func isNoted(dir string) bool {
+	files := blocks(dir)
+	if len(files) == 0 {
+		return false
+	}
+	last := sumAt(files[len(files)-1], blockSum)
+	return last != nil && bytes.Equal(last, sumAt(filepath.Join(dir, "msgs", "index.db"), 2*blockSum))
+}
 
-func isClosed(path string) bool {
-	_, err := os.Stat(filepath.Join(path, closedMark))
-	return err == nil
+// sumAt reads a checksum that begins so far before the end of a file; nil: it cannot.
+func sumAt(file string, before int64) []byte {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	sum := make([]byte, blockSum)
+	if _, err := f.Seek(-before, io.SeekEnd); err != nil {
+		return nil
+	}
+	if _, err := io.ReadFull(f, sum); err != nil {
+		return nil
+	}
+	return sum
 }
 
 // checkTail tells a record that a crash has cut from one whose length is damaged:

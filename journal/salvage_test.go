@@ -102,3 +102,62 @@ func TestDamageAfterACrash(t *testing.T) {
 		}
 	}
 }
+
+// What the engine has noted is not read before it starts: at a start that follows a close,
+// and when it is reopened. What came since is no more than a start after a crash.
+func TestNoted(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, dir)
+	defer func() { j.Close() }()
+	expect := func(when string, want bool) {
+		t.Helper()
+		if got := isNoted(streamDir(dir)); got != want {
+			t.Errorf("%s: %v", when, got)
+		}
+	}
+	expect("new", false)
+	j.mustAppend(t, record(0))
+	j.mustAppend(t, record(1))
+	expect("a record more", false)
+	j.reopen(t)
+	expect("reopened", true)
+	j.mustAppend(t, record(2))
+	expect("another one", false)
+	j.Close()
+	expect("closed", true)
+	j = open(t, dir)
+	if _, records, p := replayed(t, j); len(records) != 3 || !p.Whole() {
+		t.Errorf("%d records, %+v", len(records), p)
+	}
+	if err := j.Checkpoint(t.Context(), dumpOf("up to 2")); err != nil {
+		t.Fatal(err)
+	}
+	j.mustAppend(t, record(3))
+	if err := j.Checkpoint(t.Context(), dumpOf("up to 3")); err != nil { // frees the first ones
+		t.Fatal(err)
+	}
+	j.reopen(t)
+	expect("some are freed", true)
+	j.Close()
+
+	// They are of what there is, not of what is in it.
+	file := blocks(streamDir(dir))[0]
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[len(raw)-blockSum-1] ^= 1
+	if err := os.WriteFile(file, raw, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	expect("damaged in a body", true)
+	index := filepath.Join(streamDir(dir), "msgs", "index.db")
+	if err := os.Truncate(index, 20); err != nil {
+		t.Fatal(err)
+	}
+	expect("the notes are cut", false)
+	if err := os.Remove(index); err != nil {
+		t.Fatal(err)
+	}
+	expect("the notes are gone", false)
+}
