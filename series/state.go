@@ -355,7 +355,11 @@ func (s *Store) loadSeries(r *reader, now time.Time) error {
 			return errPiece
 		}
 		a := sample{bits: r.uint64(), t: r.varint()}
-		a.received = a.t - r.varint()
+		skew := r.varint()
+		if int64(saturate32(skew)) != skew {
+			return errPiece // no slot holds it
+		}
+		a.received = a.t - skew
 		a.ttl = packedTTL(r.uvarint())
 		x, gone := r.extra()
 		if gone {
