@@ -47,15 +47,19 @@ func (s *Store) dumpName(id uint32) string {
 }
 
 // ownerNamed is the opposite of dumpName. A group is pinned until unpin: its series
-// are yet to come, and a sweep must not take it for an empty one.
-func (s *Store) ownerNamed(name string) (id uint32, pinned bool) {
-	edge, group, ok := strings.Cut(name, groupMark)
-	if !ok {
-		return s.owner(name), false
+// are yet to come, and a sweep must not take it for an empty one. ok is false if it is
+// not what dumpName says.
+func (s *Store) ownerNamed(name string) (id uint32, pinned, ok bool) {
+	edge, group, isGroup := strings.Cut(name, groupMark)
+	if !isGroup {
+		return s.owner(name), false, true
+	}
+	if !strings.Contains(group, groupMark) { // as each key has
+		return 0, false, false
 	}
 	id, _ = s.groupOwner(edge, group, math.MaxInt)
 	s.pushedBy(id, s.owner(edge))
-	return id, true
+	return id, true, true
 }
 
 func (s *Store) unpin(id uint32) {

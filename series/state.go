@@ -332,7 +332,10 @@ func (s *Store) loadSeries(r *reader, now time.Time) error {
 	}
 	var owners []uint32
 	for len(edgeBytes.b) > 0 && !edgeBytes.bad {
-		id, pinned := s.ownerNamed(string(edgeBytes.bytes()))
+		id, pinned, ok := s.ownerNamed(string(edgeBytes.bytes()))
+		if !ok {
+			return errPiece
+		}
 		if pinned {
 			defer s.unpin(id)
 		}
