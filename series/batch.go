@@ -1042,8 +1042,7 @@ const (
 type search struct {
 	slot   *slot // nil: nothing under the hash
 	guess  uint32
-	first  pairID
-	others []pairID
+	others []pairID // of it
 }
 
 // seek takes a step of each search: the series of that number, of fresh, has been
@@ -1064,7 +1063,7 @@ func (b *Batch) seek(n int) {
 	}
 	if i := n - 2*seekApart; i >= b.sought && i < len(b.fresh) {
 		if at := b.search(i); at.slot != nil {
-			at.first, at.others = at.slot.first, s.others(at.slot)
+			at.others = s.others(at.slot)
 			if n := len(at.others); n > 0 {
 				a.read(unsafe.Pointer(&at.others[0]))
 				a.read(unsafe.Pointer(&at.others[n-1]))
@@ -1096,7 +1095,7 @@ func (b *Batch) seek(n int) {
 		if at.slot == nil {
 			return
 		}
-		if s.hasPairs(at.first, at.others, f.labels) {
+		if s.hasLabels(at.slot, f.labels) {
 			f.slot = at.guess
 		} else if id, ok := s.findSeries(f.hash, f.labels); ok {
 			f.slot = id

@@ -199,11 +199,7 @@ func (s *Store) unlink(id uint32, sl *slot, touched map[*metric]bool) {
 	}
 	hash := maphash.Bytes(s.dict.seed, s.packing)
 	s.shardOf(hash).remove(uint32(hash), id)
-	for _, p := range ids {
-		if s.dict.pairs.list[p].flags()&pairName != 0 {
-			touched[s.metrics[p]] = true
-		}
-	}
+	touched[s.metrics[s.nameOf(sl)]] = true
 	s.dict.release(ids[0])
 	if s.refs.release(sl.refs) {
 		for _, p := range ids[1:] {
