@@ -193,15 +193,17 @@ func (p *page) head(name string) bool {
 	return true
 }
 
-// hasInstance reports whether a series has the label instance.
-func hasInstance(s *series.Series) bool {
+// has reports whether a series has a label of which that is known.
+func has(s *series.Series, flag series.LabelFlags) bool {
 	for i := range s.Len() {
-		if _, flags := s.Label(i); flags&series.InstanceLabel != 0 {
+		if _, flags := s.Label(i); flags&flag != 0 {
 			return true
 		}
 	}
 	return false
 }
+
+func hasInstance(s *series.Series) bool { return has(s, series.InstanceLabel) }
 
 type pair struct{ name, value string }
 
@@ -317,15 +319,7 @@ func hasUnit(name, unit string) bool {
 // hasBound reports whether a series has the label le. A native histogram that has
 // one is on no page: to a scraper that wants classic ones, of any format, its buckets
 // would have two, for which Prometheus refuses the whole page.
-func hasBound(s *series.Series) bool {
-	for i := range s.Len() {
-		packed, _ := s.Label(i)
-		if name, _ := series.SplitPair(packed); string(name) == "le" {
-			return true
-		}
-	}
-	return false
-}
+func hasBound(s *series.Series) bool { return has(s, series.LeLabel) }
 
 // A nativeLine is a series that a page makes of a native histogram.
 type nativeLine struct {

@@ -145,6 +145,7 @@ const (
 	PlainLabel    = LabelFlags(pairPlain)    // legacy name, and a value without \, " and newline
 	NameLabel     = LabelFlags(pairName)     // __name__
 	InstanceLabel = LabelFlags(pairInstance) // instance
+	LeLabel       = LabelFlags(pairLe)       // le
 )
 
 // Len is how many labels there are, __name__ included.
