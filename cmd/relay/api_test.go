@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -73,14 +72,7 @@ func TestDiscovery(t *testing.T) {
 // What is not all there yet is not answered as if it were: an empty list of targets
 // would have Prometheus drop those that it has.
 func TestAnswersWaitForTheReplay(t *testing.T) {
-	cfg, _, err := parseFlags([]string{"--journal=off"}, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := newRelay(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := unstarted(t, "--journal=off")
 	defer r.close()
 	paths := []string{"/api/v1/sd", "/api/v1/edges", "/api/v1/series?match[]=up", "/api/v1/metrics", "/api/v1/explain?series=up"}
 	ask := func(ctx context.Context, path string) int {

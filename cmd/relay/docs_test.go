@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"io"
 	"log/slog"
 	"net/url"
 	"os"
@@ -77,16 +76,7 @@ func TestReadmeHasTheFlags(t *testing.T) {
 // everyRelay is a relay with everything on, which is not started.
 func everyRelay(t *testing.T) *relay {
 	t.Helper()
-	cfg, _, err := parseFlags([]string{
-		"--journal.path=" + t.TempDir(), "--edges.file=../../docs/edges-file.yml", "--ingest.listen-address=127.0.0.1:0",
-	}, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := newRelay(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := unstarted(t, "--journal.path="+t.TempDir(), "--edges.file=../../docs/edges-file.yml", "--ingest.listen-address=127.0.0.1:0")
 	t.Cleanup(func() { r.close() })
 	return r
 }

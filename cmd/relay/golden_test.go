@@ -3,8 +3,6 @@ package main
 import (
 	"bytes"
 	"flag"
-	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -76,14 +74,7 @@ func shopRequest(now int64) *prompb.WriteRequest {
 // The pages of a usual edge are those in testdata/pages, byte for byte.
 func TestGoldenPages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg, _, err := parseFlags([]string{"--journal=off"}, io.Discard)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := newRelay(cfg, slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
+		r := unstarted(t, "--journal=off")
 		if err := r.start(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -2,8 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"syscall"
@@ -26,14 +24,7 @@ func cpuTime() time.Duration {
 // What a poll of the status page costs with 5,000 edges and 1M series, the count of
 // the series included.
 func BenchmarkPolls(b *testing.B) {
-	cfg, _, err := parseFlags([]string{"--journal=off"}, io.Discard)
-	if err != nil {
-		b.Fatal(err)
-	}
-	r, err := newRelay(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		b.Fatal(err)
-	}
+	r := unstarted(b, "--journal=off")
 	defer r.close()
 	now := time.Now()
 	for e := range 5000 {

@@ -140,26 +140,13 @@ func TestEveryLimit(t *testing.T) {
 // was refused; how near that is can be seen before.
 func TestGroupsAtTheirLimits(t *testing.T) {
 	base, _ := startRelay(t, "--limits.series=8", "--limits.groups=2")
-	put := func(path, body string) int {
-		t.Helper()
-		req, err := http.NewRequest(http.MethodPut, base+path, strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer res.Body.Close()
-		return res.StatusCode
-	}
 	first := ownPage(t, base)
 	for _, reason := range []string{"series_limit", "edge_series_limit", "memory_limit", "group_limit"} {
 		if !strings.Contains(first, fmt.Sprintf("relay_refused_requests_total{reason=%q} 0\n", reason)) {
 			t.Errorf("%s is not there from the start", reason)
 		}
 	}
-	for i, c := range []struct {
+	for _, c := range []struct {
 		path, body string
 		code       int
 	}{
@@ -169,9 +156,7 @@ func TestGroupsAtTheirLimits(t *testing.T) {
 		{"/metrics/job/b", "m 1\nn 1\no 1\np 1\n", 400},
 		{"/metrics/job/b", "m{l=\"\xff\"} 1\n", 400},
 	} {
-		if code := put(c.path, c.body); code != c.code {
-			t.Errorf("%d: %d, want %d", i, code, c.code)
-		}
+		send(t, base, c.code, http.MethodPut, c.path, c.body)
 	}
 	time.Sleep(censusKept + 10*time.Millisecond)
 	page := ownPage(t, base)

@@ -64,6 +64,20 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// unstarted is a relay with these flags, to be started and closed.
+func unstarted(t testing.TB, flags ...string) *relay {
+	t.Helper()
+	cfg, _, err := parseFlags(flags, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := newRelay(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 // startRelay serves a relay with these flags, without a journal unless they say
 // where, until the test ends.
 func startRelay(t testing.TB, flags ...string) (url string, r *relay) {
@@ -71,14 +85,7 @@ func startRelay(t testing.TB, flags ...string) (url string, r *relay) {
 	if !strings.Contains(strings.Join(flags, " "), "--journal.path=") {
 		flags = append(flags, "--journal=off")
 	}
-	cfg, _, err := parseFlags(flags, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err = newRelay(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	r = unstarted(t, flags...)
 	t.Cleanup(func() { r.close() })
 	if err := r.start(t.Context()); err != nil {
 		t.Fatal(err)

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"io"
-	"log/slog"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -28,14 +26,7 @@ func TestStatusWithoutItsCluster(t *testing.T) {
 	if !srv.ReadyForConnections(time.Minute) {
 		t.Fatal("the server does not start")
 	}
-	cfg, _, err := parseFlags([]string{"--journal=nats", "--journal.nats-url=" + srv.ClientURL(), "--journal.nats-replicas=1", "--journal.max-bytes=64MiB"}, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := newRelay(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := unstarted(t, "--journal=nats", "--journal.nats-url="+srv.ClientURL(), "--journal.nats-replicas=1", "--journal.max-bytes=64MiB")
 	defer r.close()
 	if err := r.start(t.Context()); err != nil {
 		t.Fatal(err)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -148,13 +147,7 @@ func TestScrapesAndPushesWaitForTheReplay(t *testing.T) {
 	if err := r.close(); err != nil {
 		t.Fatal(err)
 	}
-	cfg, _, err := parseFlags([]string{"--journal.path=" + dir}, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r, err = newRelay(cfg, slog.New(slog.DiscardHandler)); err != nil {
-		t.Fatal(err)
-	}
+	r = unstarted(t, "--journal.path="+dir)
 	defer r.close()
 	srv := httptest.NewServer(r.handler)
 	defer srv.Close()
@@ -249,14 +242,7 @@ func TestSweepWaitsForOtherRelays(t *testing.T) {
 		if c.journal == "nats" {
 			flags = append(flags, "--journal.nats-url=nats://"+freeAddress(t))
 		}
-		cfg, _, err := parseFlags(flags, io.Discard)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := newRelay(cfg, slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
+		r := unstarted(t, flags...)
 		if c.replayed {
 			close(r.replayed)
 		}

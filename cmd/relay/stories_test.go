@@ -3,8 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"io"
-	"log/slog"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -45,13 +43,7 @@ func TestStories(t *testing.T) {
 func tell(t *testing.T, file string, lines []string) {
 	var r *relay
 	restart := func(flags ...string) {
-		cfg, _, err := parseFlags(append([]string{"--journal=off"}, flags...), io.Discard)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if r, err = newRelay(cfg, slog.New(slog.DiscardHandler)); err != nil {
-			t.Fatal(err)
-		}
+		r = unstarted(t, append([]string{"--journal=off"}, flags...)...)
 		if err := r.start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
